@@ -1,0 +1,85 @@
+"""Settings: what a person chooses, checked once and then frozen.
+
+Quality 1..100 picks a quality index 0..255, which is what a file stores. The index
+fixes lambda, the squared error (sum over RGB, in units of 1/255) that one bit is worth:
+
+    lambda = 2 ** (11.6 - 8 * index / 255)      3104 at quality 1, 12 at quality 100
+
+and the conditioning q that networks see, which is log lambda, linear in the index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from inrcodec.errors import OptionError
+
+MAX_QUALITY_INDEX = 255
+MAX_STEPS = 100_000
+
+
+class Device(StrEnum):
+    """Where a fit runs. `auto` is cuda, else mps, else cpu."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+def quality_index(quality: float) -> int:
+    """The index of a quality in 1..100. OptionError outside."""
+    if not 1 <= quality <= 100:
+        raise OptionError(f"quality must be 1..100, not {quality:g}")
+    return round((quality - 1) / 99 * MAX_QUALITY_INDEX)
+
+
+def index_quality(index: int) -> float:
+    """The quality that an index stands for."""
+    return 1 + index / MAX_QUALITY_INDEX * 99
+
+
+def lagrangian(index: int) -> float:
+    """lambda of a quality index: squared 8-bit RGB error per bit."""
+    return float(2 ** (11.6 - 8 * index / MAX_QUALITY_INDEX))
+
+
+def conditioning(index: int) -> float:
+    """q of a quality index: (log2(lambda) - 7.6) / 4.5, from 0.89 at quality 1 to -0.89 at quality 100."""
+    return (MAX_QUALITY_INDEX - 2 * index) / MAX_QUALITY_INDEX * 4 / 4.5
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode one picture."""
+
+    quality: float = 60.0  # 1..100
+    steps: int = 100  # of the fit; time is linear in this
+    prior: str = "photo"  # name of a bundled prior, or a file
+    device: Device = Device.AUTO
+    seed: int = 0  # of whatever a fit draws at random
+
+    def __post_init__(self) -> None:
+        quality_index(self.quality)
+        if not 0 <= self.steps <= MAX_STEPS:
+            raise OptionError(f"steps must be 0..{MAX_STEPS}, not {self.steps}")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """Which samples to decode. Scale and size exclude each other; neither means the picture's own pixels."""
+
+    scale: float | None = None  # output samples per pixel
+    size: tuple[int, int] | None = None  # output (width, height), of the region if there is one
+    region: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.size is not None:
+            raise OptionError("give a scale or a size, not both")
+        if self.scale is not None and not 0 < self.scale <= 64:
+            raise OptionError(f"scale must be above 0 and at most 64, not {self.scale:g}")
+        if self.size is not None and min(self.size) < 1:
+            raise OptionError(f"size must be at least 1x1, not {self.size[0]}x{self.size[1]}")
+        if self.region is not None and (min(self.region[:2]) < 0 or min(self.region[2:]) < 1):
+            raise OptionError(f"a region is x,y,w,h with w and h at least 1, not {self.region}")

@@ -1,0 +1,56 @@
+import pytest
+
+from inrcodec.errors import OptionError
+from inrcodec.options import (
+    DecodeOptions,
+    EncodeOptions,
+    conditioning,
+    index_quality,
+    lagrangian,
+    quality_index,
+)
+
+
+def test_quality_runs_over_the_index_and_lambda_falls() -> None:
+    assert (quality_index(1), quality_index(100)) == (0, 255)
+    indices = [quality_index(q) for q in range(1, 101)]
+    assert indices == sorted(set(indices))
+    assert all(quality_index(index_quality(i)) == i for i in range(256))
+    assert lagrangian(0) == pytest.approx(2**11.6)
+    assert lagrangian(255) == pytest.approx(2**3.6)
+
+
+def test_conditioning_is_log_lambda() -> None:
+    import math
+
+    for index in (0, 100, 255):
+        assert conditioning(index) == pytest.approx((math.log2(lagrangian(index)) - 7.6) / 4.5)
+
+
+@pytest.mark.parametrize("quality", [0, 100.5, -3, float("nan")])
+def test_a_quality_out_of_range_is_refused(quality: float) -> None:
+    with pytest.raises(OptionError, match="quality"):
+        EncodeOptions(quality=quality)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": 0.0},
+        {"scale": 65.0},
+        {"scale": float("nan")},
+        {"size": (0, 4)},
+        {"scale": 2.0, "size": (3, 4)},
+        {"region": (-1, 0, 2, 2)},
+        {"region": (0, 0, 0, 2)},
+    ],
+)
+def test_a_view_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        DecodeOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_steps_out_of_range_are_refused() -> None:
+    for steps in (-1, 100_001):
+        with pytest.raises(OptionError, match="steps"):
+            EncodeOptions(steps=steps)
