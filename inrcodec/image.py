@@ -1,0 +1,378 @@
+"""Pictures: image files to arrays and back, through Pillow, with their metadata.
+
+Inside this package a picture is 8-bit samples in the file's own colour space (sRGB
+unless its ICC profile says otherwise), upright, opaque and still. A file that is more
+than that (transparent, 16 bits deep, CMYK, animated) is refused, so that nothing is
+lost in silence; the caller may ask to convert it instead.
+
+Pillow raises almost anything on damaged files and warns about the rest. Both end here:
+reading raises ImageError or nothing, writing OutputError or nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from inrcodec.bitstream import Limits
+from inrcodec.errors import ImageError, OutputError, OutputExistsError
+
+__all__ = ["Picture", "check_output", "find_pictures", "read_picture", "write_atomically", "write_picture"]
+
+LIMITS = Limits()  # what cannot be read back by default is not encoded either
+
+# Others that Pillow knows are left out: some run other programs (EPS), some have no signature and so are
+# found in any bytes (TGA), some come down to 8 bits without a sign (JPEG 2000).
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+
+# Of files that are looked for in folders; a file that is named may have any.
+SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".qoi", ".tif", ".tiff", ".webp"})
+
+# By suffix: the format, and how to save it. JPEG is the only lossy one; it is kept close to what was decoded.
+SAVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
+    ".tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+}
+
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
+COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "RGBa"})
+DEEP_GREY_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+# Pillow's raw modes say how samples lie in the file. BGR;15 and BGR;16 are 5 or 6 bits per sample, not 16.
+DEEP_RAW_MODE = re.compile(r"(?!BGR)\w+;(12|16|32)")
+
+EXIF_PREFIX = b"Exif\0\0"  # of the block in JPEG; what follows is a small TIFF file
+TIFF_HEADERS = (b"II*\0", b"MM\0*")
+# Of a TIFF file's own tags, the ones about the picture. The others say how this file stores it.
+DESCRIPTIVE_TAGS = (
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.XResolution,
+    ExifTags.Base.YResolution,
+    ExifTags.Base.ResolutionUnit,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.Copyright,
+)
+
+_PILLOW = threading.Lock()  # its limit on pixels and Python's warning filters belong to the whole process
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An opaque, upright picture."""
+
+    pixels: NDArray[np.uint8]  # (height, width, 3)
+    grey: bool = False  # its three channels are equal, and it is to be written with one
+    metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
+
+
+def read_picture(path: Path, *, convert: bool = False) -> Picture:
+    """The picture in a file, turned upright as its EXIF orientation says.
+
+    ICC profile, EXIF (its orientation set to 1) and XMP are kept. With `convert`, transparency is put on
+    white, 16-bit samples are scaled to 8 bits, CMYK and other colour spaces become RGB as Pillow has it, and
+    of several pictures the first is taken. Raises ImageError without it in these cases, and always for what
+    is not a whole picture of at most 2**28 pixels and 32768 pixels a side, or has floating-point samples.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ImageError("expected a file, found something else")
+        with path.open("rb") as file, _pillow():
+            formats = _readable_formats()
+            with Image.open(file, formats=formats) as image:
+                if image.format == "PNG":
+                    image.verify()  # only this looks at the checksums of the pixel data; it uses the image up
+            file.seek(0)
+            with Image.open(file, formats=formats) as image:
+                return _read(image, file, convert)
+    except UnidentifiedImageError:
+        found = "none of them, or a damaged one" if path.stat().st_size else "an empty file"
+        raise ImageError(f"{path}: expected a picture ({', '.join(FORMATS)}), found {found}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{path}: expected at most {LIMITS}, found more") from None
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ImageError(f"{path}: cannot read the picture: {error.strerror or error}") from None
+    except Exception as error:  # of a damaged file Pillow raises whatever its parsers happen to meet
+        raise ImageError(f"{path}: cannot read the picture: {type(error).__name__}: {error}") from None
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Files with the suffix of a picture in a folder and those inside it, in the order of their names.
+
+    ImageError if there is no folder or no such file in it.
+    """
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: expected a folder of pictures, found no folder")
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not found:
+        raise ImageError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def write_picture(picture: Picture, path: Path, *, overwrite: bool = False) -> None:
+    """Write a picture with its metadata; the suffix chooses PNG, JPEG, WebP or TIFF.
+
+    OutputError if there is no such format, or the picture or its metadata do not fit into it;
+    otherwise as `write_atomically`.
+    """
+    if path.suffix.lower() not in SAVERS:
+        raise OutputError(f"{path}: expected one of the suffixes {', '.join(SAVERS)}, found {path.suffix!r}")
+    file_format, options = SAVERS[path.suffix.lower()]
+    image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0] if picture.grey else picture.pixels))
+    buffer = BytesIO()
+    try:
+        with _pillow():
+            image.save(buffer, file_format, **options, **_metadata_options(file_format, picture.metadata))
+    except Exception as error:  # too wide for WebP, EXIF too long for JPEG, damaged EXIF for TIFF, ...
+        raise OutputError(f"{path}: cannot be written as {file_format}: {error}") from None
+    write_atomically(path, buffer.getvalue(), overwrite=overwrite)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise what `write_atomically` would raise anyway, before the work is done.
+
+    OutputExistsError if the path is taken, OutputError if it could not hold a file at all.
+    """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: expected a file or nothing, found something else")
+    if not overwrite and os.path.lexists(path):
+        raise OutputExistsError(f"{path}: exists already, and overwriting was not asked for")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: expected a folder {path.parent}, found none")
+
+
+def write_atomically(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file so that at any time the path holds nothing, what it held before, or all of the data.
+
+    OutputExistsError if the path is taken and `overwrite` is false, OutputError if it cannot be written. A
+    temporary file beside it is gone afterwards, whatever happens.
+    """
+    check_output(path, overwrite=overwrite)
+    temporary = path.with_name(f".inrcodec-{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite or not _link(temporary, path):
+            temporary.replace(path)
+    except FileExistsError:  # since it was checked
+        raise OutputExistsError(f"{path}: exists already, and overwriting was not asked for") from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a file a second name, which unlike renaming it never replaces another file.
+
+    False on file systems without links (FAT, some network shares), FileExistsError if the name is taken.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _pillow() -> Iterator[None]:
+    """Pillow with our limit on pixels, which is an error, and without its warnings."""
+    with _PILLOW, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LIMITS.max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _readable_formats() -> list[str]:
+    """FORMATS without those that this Pillow was built without."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _read(image: ImageFile.ImageFile, file: BinaryIO, convert: bool) -> Picture:
+    """The picture in an image of which only the header has been read. ImageErrors do not name the file."""
+    if not LIMITS.allow(*image.size):
+        raise ImageError(f"expected at most {LIMITS}, found {image.width} x {image.height}")
+    if min(image.size) < 1:
+        raise ImageError(f"expected at least 1 pixel, found {image.width} x {image.height}")
+    # The second picture of an MPO is another view or a gain map; its first is what every JPEG viewer shows.
+    if getattr(image, "is_animated", False) and image.format != "MPO" and not convert:
+        raise ImageError("expected one picture, found several (converting takes the first)")
+    if image.mode == "F":
+        raise ImageError("expected integer samples, found floating-point ones")
+    top = _largest_sample(image, file)
+    if top > 255 and not convert:
+        raise ImageError(f"expected 8 bits per sample, found {top.bit_length()} (converting scales them)")
+    known = GREY_MODES | COLOUR_MODES | DEEP_GREY_MODES
+    if image.mode not in known and not convert:
+        raise ImageError(f"expected RGB, grey or a palette, found {image.mode} (converting makes it RGB)")
+
+    image.load()
+    metadata = _read_metadata(image)
+    with suppress(Exception):  # a damaged EXIF block cannot turn the picture, but the picture is whole
+        ImageOps.exif_transpose(image, in_place=True)
+    grey = image.mode in GREY_MODES | DEEP_GREY_MODES
+    if image.mode in DEEP_GREY_MODES:
+        samples, opacity = _scale_grey(image, top)
+    else:
+        samples, opacity = _expand(image, deep=top > 255)
+    if opacity.min(initial=255) < 255:
+        if not convert:
+            raise ImageError("expected an opaque picture, found transparency (converting puts it on white)")
+        over, under = (
+            samples * (opacity / np.float32(255)),
+            255 - opacity,
+        )  # Porter and Duff 1984, "over" white
+        samples = np.rint(over + under).astype(np.uint8)
+    pixels = np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()  # (H, W, 3), ours to write to
+    if "icc" in metadata and metadata["icc"][16:20] != (b"GRAY" if grey else b"RGB "):
+        del metadata["icc"]  # a profile of another colour space, such as the CMYK it was converted from
+    return Picture(pixels, grey, metadata)
+
+
+def _largest_sample(image: ImageFile.ImageFile, file: BinaryIO) -> int:
+    """What white is in the file: 255, or more if Pillow is about to reduce the samples to 8 bits unasked."""
+    for tile in image.tile:
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if tile.codec_name.startswith("ppm") and args[-1] > 255:
+            return 65535  # Pillow scales a PPM to 16 bits, whatever its own maximum
+        if isinstance(args[0], str) and (deep := DEEP_RAW_MODE.match(args[0])):
+            return 4095 if deep[1] == "12" else 65535
+    if image.format == "AVIF":
+        file.seek(0)
+        # AV1CodecConfigurationBox: bit 6 of its third byte is high_bitdepth (AV1 in ISOBMFF, section 2.3.3).
+        configuration = re.search(rb"av1C..(.)", file.read(1 << 16), re.DOTALL)
+        if configuration and configuration[1][0] & 0x40:
+            return 1023
+    return 65535 if image.mode in DEEP_GREY_MODES else 255
+
+
+def _scale_grey(image: Image.Image, top: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Samples 0..top scaled to 8 bits, and their opacity, both of shape (H, W, 1)."""
+    values = np.asarray(image).astype(np.int64)[..., None]
+    if values.min() < 0 or values.max() > top:
+        raise ImageError(f"expected samples of 0..{top}, found {values.min()}..{values.max()}")
+    opacity = np.where(values == image.info.get("transparency", -1), 0, 255).astype(np.uint8)
+    return ((values * 255 + top // 2) // top).astype(np.uint8), opacity
+
+
+def _expand(image: Image.Image, *, deep: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Grey samples (H, W, 1) or RGB samples (H, W, 3), and their opacity (H, W, 1)."""
+    channels = "L" if image.mode in GREY_MODES else "RGB"
+    if not image.has_transparency_data:
+        samples = np.asarray(image.convert(channels))
+        return samples.reshape(image.height, image.width, -1), np.full((1, 1, 1), 255, np.uint8)
+    if deep and isinstance(colour := image.info.get("transparency"), tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in colour)  # as Pillow has done to the samples
+    if image.mode == "La":  # premultiplied grey converts to nothing else
+        image = image.convert("LA")
+    rgba = np.asarray(image.convert("RGBA"))  # (H, W, 4)
+    return rgba[..., : len(channels)], rgba[..., 3:]
+
+
+def _read_metadata(image: ImageFile.ImageFile) -> dict[str, bytes]:
+    """ICC profile, EXIF and XMP of a loaded image, as far as they are there and make sense."""
+    xmp = image.info.get("xmp")
+    found = {"icc": image.info.get("icc_profile"), "exif": _read_exif(image), "xmp": xmp}
+    metadata = {key: value for key, value in found.items() if isinstance(value, bytes) and value}
+    if "xmp" in metadata:
+        metadata["xmp"] = re.sub(rb"(tiff:Orientation(?:=[\"']|>))[2-8]", rb"\g<1>1", metadata["xmp"])
+    return metadata
+
+
+def _read_exif(image: ImageFile.ImageFile) -> bytes:
+    """The EXIF block from its TIFF header on, upright; empty if there is none."""
+    exif = image.info.get("exif", b"")
+    with suppress(Exception):  # what cannot be parsed is not kept
+        if image.format == "TIFF":
+            exif = _exif_of_tiff(image.getexif())
+        elif "Raw profile type exif" in image.info:  # text in PNG files from ImageMagick
+            exif = image.getexif().tobytes()
+    exif = exif.removeprefix(EXIF_PREFIX)
+    return _reset_orientation(exif)
+
+
+def _exif_of_tiff(tags: Image.Exif) -> bytes:
+    """A TIFF file has no EXIF block, its own tags are one: here without those that say how it is stored."""
+    exif = Image.Exif()
+    for tag in DESCRIPTIVE_TAGS:
+        if tag in tags:
+            exif[tag] = tags[tag]
+    for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        if inner := tags.get_ifd(group):
+            exif[group] = inner
+    return exif.tobytes() if exif else b""
+
+
+def _reset_orientation(exif: bytes) -> bytes:
+    """The block with orientation 1 if it has one, or nothing if it is damaged.
+
+    All else stays in its place: maker notes hold offsets, and break when they are moved.
+    """
+    if not exif.startswith(TIFF_HEADERS):
+        return b""
+    order = "<" if exif.startswith(b"II") else ">"
+    try:
+        (directory,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, directory)
+        for at in range(directory + 2, directory + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH8x", exif, at)
+            if tag == ExifTags.Base.Orientation:
+                value = struct.pack(order + ("I" if kind == 4 else "H"), 1)  # type 4 is LONG; it should be SHORT
+                return exif[: at + 8] + value.ljust(4, b"\0") + exif[at + 12 :]
+    except struct.error:  # the directory is cut short
+        return b""
+    return exif
+
+
+def _metadata_options(file_format: str, metadata: Mapping[str, bytes]) -> dict[str, Any]:
+    """How Pillow is told to save metadata in a format."""
+    options: dict[str, Any] = {}
+    if "icc" in metadata:
+        options["icc_profile"] = metadata["icc"]
+    if file_format == "TIFF":
+        tags = Image.Exif()
+        tags.load(metadata.get("exif", b""))
+        if "xmp" in metadata:
+            tags[TiffImagePlugin.XMP] = metadata["xmp"]
+        return options | {"exif": tags}
+    if "exif" in metadata:
+        options["exif"] = EXIF_PREFIX + metadata["exif"]
+    if "xmp" in metadata and file_format == "PNG":
+        # Not Pillow's add_itxt, which takes only valid text: a keyword and four empty fields come first.
+        text = PngImagePlugin.PngInfo()
+        text.add(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + metadata["xmp"])
+        options["pnginfo"] = text
+    elif "xmp" in metadata:
+        options["xmp"] = metadata["xmp"]
+    return options
