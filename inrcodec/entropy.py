@@ -1,0 +1,463 @@
+"""Entropy coding: integers to bytes and back, with probabilities that are the same on every machine.
+
+No float result decides a probability. Network weights and activations are integers, held
+in float64 only because matrix products are fast there: every sum stays below 2**53, so it
+is exact whatever the order of summation. The last layer's integers index a table of
+integer probabilities that is fixed in the prior, and `constriction`'s range coder receives
+them as multiples of 2**-20, which its float32 holds exactly. The streams are 32-bit words,
+little-endian, without their trailing zero bytes.
+
+Fields (rate model)
+    A level's values are coded after all coarser levels. Its rows are cut into stripes of 64
+    that do not see each other; the cells of 8 stripes are visited in wavefronts x + 2 y = 0, 1, ...
+    (y within the stripe), by stripe and row within a wavefront, all channels of a cell
+    together. With a(c) an activation in units of 2**-8 and z the values already known:
+
+        hidden  = clip((CAUSAL z >> 4) + above, 0, 2**16)             11 causal cells
+        middle  = clip((MID hidden + bias) >> 12, 0, 2**16)
+        mean    = (HEAD middle + bias + 2**15) >> 16                  in 1/16 of a step, within +-32767 steps
+        scale   = clip((HEAD middle + bias + 2**19) >> 20, 0, 63)     row of the table
+        trunk   = clip((3x3 z >> 4) + above', 0, 2**16)               what the next finer level sees
+
+    `above` is the coarser level's trunk through 4 phases (one per position in the 2x2 cells below
+    it), plus a bias that is a quadratic in the quality index. With k the prior's shift for the scale
+    and d = z - round(mean), a value is the symbol (d >> k) + 15 in 0..30, or 31 for an escape. At the
+    wavefront's end follow the k low bits of every d, then the escapes: sign and Elias gamma of d >> k.
+
+Deltas (static model)
+    A layer's changes, in row-major order: two bytes that pick the static tables, a bitmap of which are
+    not zero (the significance bitmap), their magnitudes and their signs.
+
+Sources: context modelling as in Cool-Chic (Ladune et al., ICCV 2023) and C3 (Kim et al., CVPR
+2024); integer networks as in Balle et al., "Integer networks for data compression", ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from inrcodec.errors import PriorError, SinrError
+from inrcodec.options import MAX_QUALITY_INDEX
+
+# constriction's submodules are not importable packages.
+Categorical, Uniform = constriction.stream.model.Categorical, constriction.stream.model.Uniform
+RangeDecoder, RangeEncoder = constriction.stream.queue.RangeDecoder, constriction.stream.queue.RangeEncoder
+
+STRIPE = 64  # rows that share a context
+STRIPES = 8  # coded together
+CAUSAL = (
+    tuple((-2, x) for x in (-2, -1, 0, 1, 2)) + tuple((-1, x) for x in (-2, -1, 0, 1)) + ((0, -2), (0, -1))
+)
+AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+REACH = 15  # largest |symbol| that is no escape
+ESCAPE = 2 * REACH + 1  # index of the escape; a table row has ESCAPE + 1 entries
+SCALES = 64
+FRACTIONS = 16  # of a step, resolution of the mean
+MAX_SHIFT = 12  # low bits of a value that are coded as they are
+TABLE_SUM = 1 << 20
+MAX_VALUE = (1 << 15) - 1  # largest |value| of a field or delta
+MAX_MEAN = float(MAX_VALUE * FRACTIONS)
+TOP = float(1 << 16)  # largest activation
+
+Ints = NDArray[np.int64]
+Exact = NDArray[np.float64]  # integers below 2**53
+
+_SYMBOLS = Categorical(perfect=False)
+_LOW_BITS = Uniform()
+_GAMMA = np.array([0.5 ** (k + 1) for k in range(16)] + [0.5**16], np.float32)  # Elias gamma: number of bits
+
+
+def _words(data: bytes) -> NDArray[np.uint32]:
+    """A stream's 32-bit words. The coder reads zeros behind the last, where `_bytes` cut them off."""
+    return np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+
+
+def _bytes(encoder: Any) -> bytes:
+    return bytes(encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """Integer weights of one level, transposed for row vectors. `above` and `trunk_above` have 4 phases."""
+
+    channels: int
+    causal: Exact  # (11 * channels, hidden)
+    bias: NDArray[np.int64]  # (hidden, 3): 2**-32, times 1, n, n**2 with n = 255 - 2 * quality index
+    above: tuple[Exact, Exact] | None  # (features, 4 * hidden), (4 * hidden,); None at the coarsest level
+    mid: tuple[Exact, Exact]
+    head: tuple[Exact, Exact]
+    trunk: tuple[Exact, Exact] | None  # (9 * channels, features), (features,); None at level 0
+    trunk_above: tuple[Exact, Exact] | None  # (features, 4 * features), (4 * features,)
+
+    def hidden_bias(self, quality_index: int) -> Exact:
+        """First bias at a quality, in units of 2**-8, shape (hidden,)."""
+        n = MAX_QUALITY_INDEX - 2 * quality_index
+        bias: Ints = (self.bias @ np.array([1, n, n * n])) >> 24
+        return bias.astype(np.float64)
+
+    def symbols_of(self, z: Exact, above: Exact | NDArray[np.float32]) -> tuple[Ints, Ints]:
+        """Rounded means and table rows from causal values (N, 11 * channels) and above (N, hidden): (N * channels,)."""
+        hidden = z @ self.causal
+        hidden *= 2**-4
+        np.floor(hidden, out=hidden)
+        hidden += above
+        np.clip(hidden, 0, TOP, out=hidden)
+        middle = hidden @ self.mid[0]
+        middle += self.mid[1]
+        middle *= 2**-12
+        np.floor(middle, out=middle)
+        np.clip(middle, 0, TOP, out=middle)
+        out = middle @ self.head[0]
+        out += self.head[1]
+        mean = (
+            np.clip(np.floor(out[:, : self.channels] * 2**-16 + 0.5), -MAX_MEAN, MAX_MEAN)
+            .astype(np.int64)
+            .ravel()
+        )
+        scale = (
+            np.clip(np.floor(out[:, self.channels :] * 2**-20 + 0.5), 0, SCALES - 1).astype(np.int64).ravel()
+        )
+        centre = (mean + FRACTIONS // 2) >> 4
+        return centre, scale * FRACTIONS + (mean - (centre << 4) + FRACTIONS // 2)
+
+
+class RateModel:
+    """The probabilities of quantized fields, from a prior's integer tensors `rate.*`.
+
+    Raises PriorError if they do not fit the channels.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], channels: Sequence[int]) -> None:
+        try:
+            self.levels = [_read_level(tensors, level, len(channels), c) for level, c in enumerate(channels)]
+            table = tensors["rate.table"]
+        except KeyError as error:
+            raise PriorError(f"the prior has no tensor {error}") from None
+        if (
+            table.shape != (SCALES * FRACTIONS, ESCAPE + 1)
+            or table.min() < 1
+            or np.any(table.sum(1) != TABLE_SUM)
+        ):
+            raise PriorError(
+                f"rate.table should be ({SCALES * FRACTIONS}, {ESCAPE + 1}) with rows that sum to {TABLE_SUM}"
+            )
+        shift = tensors.get("rate.shift")
+        if shift is None or shift.shape != (SCALES,) or shift.dtype != np.uint8 or shift.max() > MAX_SHIFT:
+            raise PriorError(f"rate.shift should be ({SCALES},) of 0..{MAX_SHIFT}")
+        self.table = (table / TABLE_SUM).astype(np.float32)
+        self.shift = np.repeat(shift, FRACTIONS).astype(np.int64)  # per row of the table
+
+    def encode(self, fields: Sequence[NDArray[np.int32]], quality_index: int) -> list[bytes]:
+        """One stream per level, coarse to fine, of fields (channels, rows, columns), level 0 first."""
+        streams, trunk = [], None
+        for level, values in zip(reversed(self.levels), reversed(fields), strict=True):
+            if values.size and np.abs(values).max() > MAX_VALUE:
+                raise ValueError(f"field values must be within +-{MAX_VALUE}")
+            encoder = RangeEncoder()
+            for block, above in self._blocks(level, values.shape, trunk, quality_index):
+                self._encode_block(encoder, level, values[:, block].astype(np.float64), above)
+            streams.append(_bytes(encoder))
+            trunk = _trunk(level, values, trunk)
+        return streams
+
+    def decode(
+        self, streams: Sequence[bytes], shapes: Sequence[tuple[int, int, int]], quality_index: int
+    ) -> tuple[NDArray[np.int32], ...]:
+        """The fields of shapes (channels, rows, columns), level 0 first. SinrError if the streams hold no such thing.
+
+        Fewer streams than levels leave the finer fields zero: a preview.
+        """
+        fields = [np.zeros(shape, np.int32) for shape in shapes]
+        trunk = None
+        for stream, number in zip(streams, range(len(shapes) - 1, -1, -1), strict=False):
+            level, values = self.levels[number], fields[number]
+            decoder = RangeDecoder(_words(stream))
+            try:
+                for block, above in self._blocks(level, values.shape, trunk, quality_index):
+                    values[:, block] = self._decode_block(decoder, level, values[:, block].shape, above)
+            except (ValueError, AssertionError) as error:
+                raise SinrError(f"field of level {number}: not a valid stream ({error})") from None
+            if not decoder.maybe_exhausted():
+                raise SinrError(f"field of level {number}: {len(stream)} bytes hold more than its values")
+            trunk = _trunk(level, values, trunk)
+        return tuple(fields)
+
+    def _blocks(
+        self, level: _Level, shape: tuple[int, ...], trunk: Exact | None, quality_index: int
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows that are coded together, and what levels above and quality say of a cell (rows, columns, hidden)."""
+        bias = level.hidden_bias(quality_index)
+        _, height, width = shape
+        for top in range(0, height, STRIPE * STRIPES):
+            rows = slice(top, min(top + STRIPE * STRIPES, height))
+            count = rows.stop - top
+            if level.above is None or trunk is None:
+                above = np.broadcast_to(bias, (count, width, len(bias)))
+            else:
+                parents = trunk[top // 2 : (rows.stop + 1) // 2]
+                above = np.floor((parents @ level.above[0] + level.above[1]) * 2**-12)
+                above = _unfold_phases(above)[:count, :width] + bias
+            yield rows, np.clip(above, -TOP, TOP).astype(np.float32)
+
+    def _encode_block(self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32]) -> None:
+        waves = _Wavefronts(values.shape[1], values.shape[2])
+        padded = waves.pad(values)
+        above = above.reshape(-1, above.shape[-1])[waves.cells]
+        flat = values.reshape(len(values), -1)[:, waves.cells].T.astype(np.int64)  # (cells, channels)
+        for wave in waves:
+            centre, row = level.symbols_of(waves.context(padded, wave), above[wave])
+            shift = self.shift[row]
+            low = flat[wave].ravel() - centre
+            high = low >> shift
+            escaped = np.abs(high) > REACH
+            encoder.encode(
+                np.where(escaped, ESCAPE, high + REACH).astype(np.int32), _SYMBOLS, self.table[row]
+            )
+            if shift.any():
+                sizes = (1 << shift[shift > 0]).astype(np.int32)
+                encoder.encode((low[shift > 0] & (sizes - 1)).astype(np.int32), _LOW_BITS, sizes)
+            for value in high[escaped]:
+                _encode_escape(encoder, int(value))
+
+    def _decode_block(
+        self, decoder: Any, level: _Level, shape: tuple[int, ...], above: NDArray[np.float32]
+    ) -> Ints:
+        waves = _Wavefronts(shape[1], shape[2])
+        padded = waves.pad(np.zeros(shape))
+        flat = padded.reshape(shape[0], -1)
+        above = above.reshape(-1, above.shape[-1])[waves.cells]
+        for wave in waves:
+            centre, row = level.symbols_of(waves.context(padded, wave), above[wave])
+            symbol = decoder.decode(_SYMBOLS, self.table[row])
+            value = symbol.astype(np.int64) - REACH
+            shift = self.shift[row]
+            low = None
+            if shift.any():
+                low = decoder.decode(_LOW_BITS, (1 << shift[shift > 0]).astype(np.int32))
+            if symbol.max() == ESCAPE:
+                for i in np.flatnonzero(symbol == ESCAPE):
+                    value[i] = _decode_escape(decoder)
+            if low is not None:
+                value <<= shift
+                value[shift > 0] += low
+            value += centre
+            if max(-int(value.min()), int(value.max())) > MAX_VALUE:
+                raise SinrError(f"a field value is beyond +-{MAX_VALUE}")
+            flat[:, waves.places[wave]] = value.reshape(-1, shape[0]).T
+        return waves.crop(padded).astype(np.int64)
+
+
+def _encode_escape(encoder: Any, value: int) -> None:
+    """Sign, then |value| - REACH as Elias gamma (|value| > REACH)."""
+    rest = abs(value) - REACH
+    bits = rest.bit_length() - 1
+    encoder.encode(int(value < 0), Uniform(2))
+    encoder.encode(bits, Categorical(_GAMMA, perfect=False))
+    if bits:
+        encoder.encode(rest - (1 << bits), Uniform(1 << bits))
+
+
+def _decode_escape(decoder: Any) -> int:
+    sign = int(decoder.decode(Uniform(2)))
+    bits = int(decoder.decode(Categorical(_GAMMA, perfect=False)))
+    rest = (1 << bits) + (int(decoder.decode(Uniform(1 << bits))) if bits else 0)
+    return (REACH + rest) * (-1 if sign else 1)
+
+
+class _Wavefronts:
+    """The order in which a block's cells are coded: slices of `cells`, one per wavefront, none empty."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        self.stripes = -(-height // STRIPE)
+        self.line = width + 4  # a padded row: two zeros at either end
+        y, x = np.divmod(np.arange(height * width), width)
+        stripe, row = np.divmod(y, STRIPE)
+        front = x + 2 * row
+        self.cells = np.argsort(front, kind="stable")  # row-major within a wavefront: by stripe, then row
+        bounds = np.searchsorted(front[self.cells], np.arange(int(front.max()) + 2))
+        self.slices = [
+            slice(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True) if a < b
+        ]
+        places = (stripe * (STRIPE + 2) + row + 2) * self.line + x + 2
+        self.places = places[self.cells]  # of cells in the padded array
+        self.offsets = np.array([dy * self.line + dx for dy, dx in CAUSAL])
+
+    def __iter__(self) -> Iterator[slice]:
+        return iter(self.slices)
+
+    def pad(self, values: Exact) -> Exact:
+        """Values (channels, height, width) with two rows of zeros above each stripe and two columns at either end."""
+        channels = len(values)
+        padded = np.zeros((channels, self.stripes, STRIPE + 2, self.line))
+        whole = np.zeros((channels, self.stripes * STRIPE, self.width))
+        whole[:, : self.height] = values
+        padded[:, :, 2:, 2:-2] = whole.reshape(channels, self.stripes, STRIPE, self.width)
+        return padded
+
+    def crop(self, padded: Exact) -> Exact:
+        """The inverse of `pad`."""
+        return padded[:, :, 2:, 2:-2].reshape(len(padded), -1, self.width)[:, : self.height]
+
+    def context(self, padded: Exact, wave: slice) -> Exact:
+        """Causal neighbours of a wavefront's cells, (cells, 11 * channels), channel by channel."""
+        index = self.places[wave, None] + self.offsets  # (cells, 11)
+        flat = padded.reshape(len(padded), -1)
+        around: Exact = flat[0].take(index) if len(flat) == 1 else flat.take(index, axis=1).transpose(1, 0, 2)
+        return around.reshape(len(index), -1)
+
+
+def _trunk(level: _Level, values: NDArray[np.int32], trunk: Exact | None) -> Exact | None:
+    """What the next finer level sees of this and all coarser ones, (rows, columns, features)."""
+    if level.trunk is None:
+        return None
+    _, height, width = values.shape
+    padded = np.pad(values.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    around = [padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in AROUND]
+    patches = np.stack(around, axis=1).reshape(-1, height, width)  # (channels * 9, H, W)
+    out = np.floor(patches.transpose(1, 2, 0) @ level.trunk[0] * 2**-4)
+    if trunk is not None and level.trunk_above is not None:
+        out += _unfold_phases(np.floor((trunk @ level.trunk_above[0] + level.trunk_above[1]) * 2**-12))[
+            :height, :width
+        ]
+    return np.clip(out + level.trunk[1], 0, TOP)
+
+
+def _unfold_phases(phases: Exact) -> Exact:
+    """(rows, columns, features * 4) to (2 rows, 2 columns, features): the four phases are cells of the finer level."""
+    rows, columns, count = phases.shape
+    split = phases.reshape(rows, columns, count // 4, 2, 2)  # feature, dy, dx
+    return split.transpose(0, 3, 1, 4, 2).reshape(2 * rows, 2 * columns, count // 4)
+
+
+def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, levels: int, channels: int) -> _Level:
+    """The integer weights of a level, checked against each other."""
+
+    def matrix(name: str, rows: int | None, columns: int | None) -> Exact:
+        tensor = tensors[f"rate.{level}.{name}"]
+        if (
+            tensor.ndim != 2
+            or tensor.dtype != np.int32
+            or (rows or len(tensor), columns or tensor.shape[1]) != tensor.shape
+        ):
+            raise PriorError(
+                f"rate.{level}.{name} should be int32 ({rows}, {columns}), found {tensor.dtype} {tensor.shape}"
+            )
+        if tensor.size and np.abs(tensor.astype(np.int64)).max() >= 1 << 18 or max(tensor.shape) > 1024:
+            raise PriorError(f"rate.{level}.{name} has too large weights or sides for exact sums")
+        return tensor.T.astype(np.float64)
+
+    def bias(name: str, *shape: int) -> NDArray[np.int64]:
+        tensor = tensors[f"rate.{level}.{name}"]
+        if (
+            tensor.shape != shape
+            or tensor.dtype != np.int64
+            or tensor.size
+            and np.abs(tensor).max() >= 1 << 40
+        ):
+            raise PriorError(
+                f"rate.{level}.{name} should be int64 {shape} within 2**40, found {tensor.dtype} {tensor.shape}"
+            )
+        return tensor
+
+    causal = matrix("causal", None, len(CAUSAL) * channels)
+    hidden = causal.shape[1]
+    mid = matrix("mid", None, hidden)
+    middle = mid.shape[1]
+    above = trunk = trunk_above = None
+    if level < levels - 1:
+        features = tensors[f"rate.{level + 1}.trunk"].shape[0]
+        above = matrix("above", 4 * hidden, features), bias("above_bias", 4 * hidden).astype(np.float64)
+    if level > 0:
+        kernel = matrix("trunk", None, len(AROUND) * channels)
+        trunk = kernel, bias("trunk_bias", kernel.shape[1]).astype(np.float64)
+        if level < levels - 1:
+            features = tensors[f"rate.{level + 1}.trunk"].shape[0]
+            trunk_above = (
+                matrix("trunk_above", 4 * kernel.shape[1], features),
+                bias("trunk_above_bias", 4 * kernel.shape[1]).astype(np.float64),
+            )
+    return _Level(
+        channels,
+        causal,
+        bias("bias", hidden, 3),
+        above,
+        (mid, bias("mid_bias", middle).astype(np.float64)),
+        (matrix("head", 2 * channels, middle), bias("head_bias", 2 * channels).astype(np.float64)),
+        trunk,
+        trunk_above,
+    )
+
+
+# --- deltas: static tables ---------------------------------------------------------------
+
+DENSITIES = 64  # significance tables: probability (2 k + 1) / 128 of being non-zero
+DECAYS = 32  # magnitude tables: magnitude m + 1 follows m with probability (2 k + 1) / 64
+_MAGNITUDES = 255  # symbols; the last stands for an escape
+
+
+def _magnitude_table(decay: int) -> NDArray[np.float32]:
+    """Probabilities of magnitudes 1..254 and of an escape: geometric, in integers of sum 2**20."""
+    counts, left = [], TABLE_SUM
+    for m in range(_MAGNITUDES - 1):
+        count = max(1, left * (2 * (DECAYS - decay) - 1) // (2 * DECAYS))
+        count = min(count, left - (_MAGNITUDES - 1 - m))
+        counts.append(count)
+        left -= count
+    return (np.array([*counts, left]) / TABLE_SUM).astype(np.float32)
+
+
+def _density_table(density: int) -> NDArray[np.float32]:
+    significant = (2 * density + 1) / (2 * DENSITIES)
+    return np.array([1 - significant, significant], np.float32)
+
+
+def encode_deltas(values: NDArray[np.int32]) -> bytes:
+    """A group's quantized deltas (N,), each within +-32767."""
+    if values.size and np.abs(values).max() > MAX_VALUE:
+        raise ValueError(f"deltas must be within +-{MAX_VALUE}")
+    significant = values != 0
+    magnitudes = np.abs(values[significant]) - 1  # from 0
+    density = min(DENSITIES - 1, int(significant.mean() * DENSITIES)) if values.size else 0
+    mean = float(magnitudes.mean()) if magnitudes.size else 0.0
+    decay = min(DECAYS - 1, int(mean / (1 + mean) * DECAYS))
+    encoder = RangeEncoder()
+    encoder.encode(significant.astype(np.int32), Categorical(_density_table(density), perfect=False))
+    last = _MAGNITUDES - 1
+    table = Categorical(_magnitude_table(decay), perfect=False)
+    encoder.encode(np.minimum(magnitudes, last).astype(np.int32), table)
+    encoder.encode((values[significant] < 0).astype(np.int32), Uniform(2))
+    for rest in magnitudes[magnitudes >= last] - last:
+        encoder.encode(int(rest), Uniform(MAX_VALUE))
+    return (bytes([density, decay]) + _bytes(encoder)).rstrip(b"\0")
+
+
+def decode_deltas(data: bytes, count: int) -> NDArray[np.int32]:
+    """The `count` deltas of a group. SinrError if the bytes hold no such thing."""
+    density, decay = data[:2].ljust(2, b"\0")
+    if density >= DENSITIES or decay >= DECAYS:
+        raise SinrError(f"deltas: tables {density}, {decay} are not known")
+    decoder = RangeDecoder(_words(data[2:]))
+    try:
+        significant = decoder.decode(Categorical(_density_table(density), perfect=False), count).astype(bool)
+        total = int(significant.sum())
+        magnitudes = decoder.decode(Categorical(_magnitude_table(decay), perfect=False), total)
+        negative = decoder.decode(Uniform(2), total)
+        last = _MAGNITUDES - 1
+        for i in np.flatnonzero(magnitudes == last):
+            magnitudes[i] += int(decoder.decode(Uniform(MAX_VALUE)))
+    except (ValueError, AssertionError) as error:
+        raise SinrError(f"deltas: not a valid stream ({error})") from None
+    if not decoder.maybe_exhausted():
+        raise SinrError(f"deltas: {len(data)} bytes hold more than {count} values")
+    if total and magnitudes.max() >= MAX_VALUE:
+        raise SinrError(f"a delta is beyond +-{MAX_VALUE}")
+    values = np.zeros(count, np.int32)
+    values[significant] = (magnitudes + 1) * np.where(negative, -1, 1)
+    return values

@@ -1,0 +1,65 @@
+"""Lattice fields: grids of per-image numbers, and their values between the grid points.
+
+The field of level l has stride 2**l: cell (i, j) covers the pixels of a square of that
+side, and its numbers sit at the square's centre, as a pixel's do. A field covers the
+picture with ceil(size / 2**l) cells per axis, so any size is covered. Between centres
+it is interpolated with a separable cubic kernel of the family of Mitchell and Netravali
+(1988), whose (B, C) the prior has learned for each level; beyond the outermost centres
+the outermost cells go on. Level 0 has B = 0: at pixel centres it is the numbers themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TAPS = 4  # cells under the kernel, per axis
+
+
+def cells(size: int, level: int) -> int:
+    """Cells along an axis of `size` pixels."""
+    return -(-size >> level)
+
+
+def field_shapes(height: int, width: int, channels: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Shape (channels, rows, columns) of the field of each level, level 0 first."""
+    return [(c, cells(height, level), cells(width, level)) for level, c in enumerate(channels)]
+
+
+def kernel(t: NDArray[np.float64], b: float, c: float) -> NDArray[np.float64]:
+    """The cubic (B, C) kernel at distances t, in cells (Mitchell & Netravali 1988, eq. 8)."""
+    t = np.abs(t)
+    near = (12 - 9 * b - 6 * c) * t**3 + (-18 + 12 * b + 6 * c) * t**2 + (6 - 2 * b)
+    far = (-b - 6 * c) * t**3 + (6 * b + 30 * c) * t**2 + (-12 * b - 48 * c) * t + (8 * b + 24 * c)
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0)) / 6
+
+
+def taps(
+    positions: NDArray[np.floating[Any]], level: int, count: int, b: float, c: float
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Cells and weights that give the field of a level at positions along an axis.
+
+    positions (N,) in pixels (pixel i covers [i, i + 1)); count: cells on the axis.
+    Returns indices (N, 4) in 0..count-1 and weights (N, 4), whose rows sum to 1.
+    """
+    at = positions / (1 << level) - 0.5  # in cells, 0 = centre of the first
+    first = np.floor(at) - 1
+    index = first[:, None] + np.arange(TAPS)  # (N, 4)
+    weights = kernel(at[:, None] - index, b, c)
+    return np.clip(index, 0, count - 1).astype(np.intp), weights
+
+
+def interpolation_matrix(
+    positions: NDArray[np.floating[Any]], level: int, count: int, b: float, c: float
+) -> tuple[slice, NDArray[np.float32]]:
+    """The cells that positions along an axis touch, and the matrix from them to the positions.
+
+    Returns a slice of the axis' cells, K long, and a float32 matrix (N, K).
+    """
+    index, weights = taps(positions, level, count, b, c)
+    start, stop = int(index.min()), int(index.max()) + 1
+    matrix = np.zeros((len(positions), stop - start))
+    np.add.at(matrix, (np.arange(len(positions))[:, None], index - start), weights)
+    return slice(start, stop), matrix.astype(np.float32)

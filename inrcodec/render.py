@@ -1,0 +1,171 @@
+"""Decode: the picture that parameters describe, sampled on any coordinate grid (NumPy only).
+
+This is the reference decoder. The function that is sampled is, for a real position p,
+
+    f(p) = SIREN([x, y], s_0(p), s_1(p), ..., q, q^2) + K [s_0(p), s_1(p), ...]
+
+with the normalised coordinates only where the prior has them, and the interpolated
+lattice fields s_l, scaled by the gains for quality q, only where it has fields. Its values are
+sRGB / 255 - 0.5. An output sample is the value at its centre where samples are finer
+than pixels, and the mean over its area where they are coarser, so shrinking does not alias.
+
+Output is made in square tiles aligned to the whole output, whatever part is asked for:
+memory does not grow with the picture, and a region is bit for bit a part of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from inrcodec.errors import OptionError
+from inrcodec.grid import normalise, sample_axis
+from inrcodec.lattice import interpolation_matrix
+from inrcodec.prior import Prior
+
+TILE = 256  # samples along the side of a tile
+CHUNK = 8192  # samples that go through the network at once: they stay in the cache
+MAX_SAMPLES = 1 << 28
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """One picture: what the decoder knows once entropy decoding is done."""
+
+    height: int  # pixels
+    width: int
+    conditioning: float  # q, normalised log lambda, about -1..1 (options.conditioning)
+    network: Mapping[str, Floats]  # siren.I.weight and .bias, the prior's plus this picture's deltas
+    fields: tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first, in steps
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of the picture, at how many samples. Positions in pixels, (0, 0) is the top left corner."""
+
+    rows: int  # output samples
+    columns: int
+    top: float  # of the part, in pixels
+    left: float
+    height: float
+    width: float
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or self.columns < 1 or self.rows * self.columns > MAX_SAMPLES:
+            raise OptionError(f"an output has 1..{MAX_SAMPLES} samples, not {self.columns} x {self.rows}")
+
+
+def field_gains(prior: Prior, conditioning: float) -> list[Floats]:
+    """Size of one step of each field's values, per level (channels, 1, 1)."""
+    channels = prior.architecture.channels
+    if not channels:
+        return []
+    scale = np.exp(prior.tensors["field.gain"] + prior.tensors["field.slope"] * np.float32(conditioning))
+    return [part[:, None, None] for part in np.split(scale.astype(np.float32), np.cumsum(channels)[:-1])]
+
+
+def render(
+    prior: Prior, parameters: Parameters, view: View, region: tuple[slice, slice] | None = None
+) -> NDArray[np.uint8]:
+    """8-bit sRGB samples of a view, shape (rows, columns, 3); with `region`, only those of its samples."""
+    rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
+    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+    gains = field_gains(prior, parameters.conditioning)
+    scaled = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
+    sampler = _sampler(prior, parameters, scaled)
+
+    fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
+    ys = sample_axis(parameters.height, view.top, view.top + view.height, view.rows * fine_y)
+    xs = sample_axis(parameters.width, view.left, view.left + view.width, view.columns * fine_x)
+
+    def tile(top: int, left: int) -> None:
+        """Compute one whole tile and keep what was asked for."""
+        bottom, right = min(top + TILE, view.rows), min(left + TILE, view.columns)
+        samples = sampler(ys[top * fine_y : bottom * fine_y], xs[left * fine_x : right * fine_x])
+        if fine_y * fine_x > 1:
+            visible = np.clip(samples, -0.5, 0.5, out=samples)
+            samples = visible.reshape(bottom - top, fine_y, right - left, fine_x, 3).mean(axis=(1, 3))
+        pixels = np.clip(np.rint(samples * 255 + 127.5), 0, 255).astype(np.uint8)
+        y0, y1 = max(top, rows.start), min(bottom, rows.stop)
+        x0, x1 = max(left, columns.start), min(right, columns.stop)
+        out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = pixels[
+            y0 - top : y1 - top, x0 - left : x1 - left
+        ]
+
+    tiles = [
+        (top, left)
+        for top in range(rows.start // TILE * TILE, rows.stop, TILE)
+        for left in range(columns.start // TILE * TILE, columns.stop, TILE)
+    ]
+    if len(tiles) == 1:
+        tile(*tiles[0])
+    else:
+        # One thread per tile: the products are too small to share, and the sines are not shared by NumPy.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(tiles), os.cpu_count() or 1)) as pool:
+            for done in [pool.submit(tile, *corner) for corner in tiles]:
+                done.result()
+    return out
+
+
+def _oversampling(extent: float, samples: int) -> int:
+    """Samples per output sample and axis: at least one per pixel, so that nothing is skipped."""
+    return max(1, math.ceil(extent / samples - 1e-9))
+
+
+def _sampler(
+    prior: Prior, parameters: Parameters, scaled: list[Floats]
+) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Floats]:
+    """The picture as a function of row and column positions: (H,), (W,) -> (H, W, 3)."""
+    architecture = prior.architecture
+    q = parameters.conditioning
+    layers = [
+        (parameters.network[f"siren.{i}.weight"].T, parameters.network[f"siren.{i}.bias"])
+        for i in range(prior.layers)
+    ]
+    if architecture.channels:  # the conditioning is the same everywhere: part of the first bias
+        weight, bias = layers[0]
+        layers[0] = weight[:-2], bias + np.float32(q) * weight[-2] + np.float32(q * q) * weight[-1]
+    kernels = prior.tensors.get("field.kernel")
+    skip = prior.tensors["skip.weight"].T if architecture.channels else None
+
+    def sample(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        inputs = np.empty((len(ys), len(xs), layers[0][0].shape[0]), np.float32)
+        at = 0
+        if architecture.coordinates:
+            inputs[..., 0] = normalise(xs, parameters.width)
+            inputs[..., 1] = normalise(ys, parameters.height)[:, None]
+            at = 2
+        for level, values in enumerate(scaled):
+            assert kernels is not None
+            b, c = (float(k) for k in kernels[level])
+            rows, down = interpolation_matrix(ys, level, values.shape[1], b, c)
+            columns, across = interpolation_matrix(xs, level, values.shape[2], b, c)
+            for channel in values[:, rows, columns]:
+                inputs[..., at] = down @ channel @ across.T
+                at += 1
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        result = np.empty((len(flat), 3), np.float32)
+        for start in range(0, len(flat), CHUNK):
+            x = flat[start : start + CHUNK]
+            h = x
+            for (weight, bias), omega in zip(layers[:-1], architecture.omegas, strict=True):
+                h = h @ weight
+                h += bias
+                h *= np.float32(omega)
+                np.sin(h, out=h)
+            y = h @ layers[-1][0] + layers[-1][1]
+            if skip is not None:
+                y += x[:, 2 * architecture.coordinates :] @ skip
+            result[start : start + CHUNK] = y
+        return result.reshape(len(ys), len(xs), 3)
+
+    return sample

@@ -1,0 +1,73 @@
+"""Tiny priors and pictures for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from inrcodec.analysis import init_analysis
+from inrcodec.prior import Architecture, Prior, save_prior
+from inrcodec.rate import init_rate, to_integers
+from inrcodec.siren import init_siren
+
+CHANNELS = (1, 2, 2)
+OMEGAS = (2.0, 1.0)
+
+
+def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random float weights of a small model with fields."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(CHANNELS)
+    weights = init_siren(total + 2, (7, 6), 3, OMEGAS, generator)
+    weights["skip.weight"] = torch.randn(3, total, generator=generator) * 0.2
+    weights["field.gain"] = torch.full((total,), -2.0)
+    weights["field.slope"] = torch.full((total,), 1.2)
+    weights["field.kernel"] = torch.tensor([[0.0, 0.5], [0.3, 0.4], [1.0, 0.1]])
+    weights["fit.step"] = torch.tensor([[0.1, 0.02]] * len(CHANNELS))
+    weights["fit.temperature"] = torch.tensor([0.25, 0.12])
+    return weights | init_rate(CHANNELS, 8, 5, 4, generator) | init_analysis(CHANNELS, 6, generator)
+
+
+@pytest.fixture(scope="session")
+def field_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    """A prior with fields at strides 1, 2 and 4."""
+    weights = field_weights()
+    tensors = {k: v.numpy() for k, v in weights.items() if not k.startswith("rate.")} | to_integers(weights)
+    architecture = Architecture(OMEGAS, coordinates=False, channels=CHANNELS)
+    return save_prior(
+        tmp_path_factory.mktemp("prior") / "fields.safetensors", "fields", architecture, tensors
+    )
+
+
+@pytest.fixture(scope="session")
+def network_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    """A sparse prior of coordinates alone, half of whose hidden weights are pruned."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {k: v.numpy() for k, v in init_siren(2, (12, 12), 3, (20.0, 20.0), generator).items()}
+    mask = (torch.rand(12, 12, generator=generator) < 0.5).numpy()
+    tensors["siren.1.weight"] = tensors["siren.1.weight"] * mask
+    tensors["siren.1.mask"] = mask.astype(np.uint8)
+    path = tmp_path_factory.mktemp("prior") / "network.safetensors"
+    return save_prior(path, "network", Architecture((20.0, 20.0)), tensors)
+
+
+@pytest.fixture(scope="session")
+def picture() -> NDArray[np.uint8]:
+    """A smooth coloured picture with an edge, 22 high and 37 wide."""
+    y, x = np.mgrid[0:22, 0:37]
+    red = 128 + 90 * np.sin(x / 6) * np.cos(y / 5)
+    green = np.where(x + y > 30, 200, 60)
+    blue = 255 * x / 37
+    return np.stack([red, green, blue], -1).clip(0, 255).astype(np.uint8)
+
+
+def write_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    """A PNG of the pixels."""
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path)
+    return path

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from inrcodec.lattice import cells, field_shapes, interpolation_matrix, kernel, taps
+
+
+def test_cells_cover_any_size() -> None:
+    for size in (1, 2, 31, 32, 33, 768):
+        for level in range(7):
+            assert (cells(size, level) - 1) << level < size <= cells(size, level) << level
+    assert field_shapes(5, 9, (1, 2)) == [(1, 5, 9), (2, 3, 5)]
+
+
+@pytest.mark.parametrize(("b", "c"), [(0.0, 0.5), (1 / 3, 1 / 3), (1.0, 0.0), (1.7, -0.6)])
+def test_kernel_weights_sum_to_one_and_are_symmetric(b: float, c: float) -> None:
+    t = np.linspace(0, 1, 17)
+    total = sum(kernel(t - shift, b, c) for shift in (-1, 0, 1, 2))
+    assert np.allclose(total, 1)
+    assert np.array_equal(kernel(t, b, c), kernel(-t, b, c))
+
+
+def test_catmull_rom_reproduces_quadratics() -> None:
+    values = (np.arange(12) + 0.5) ** 2 * 4.0  # f(p) = p^2 at centres of stride 2
+    positions = np.array([7.0, 8.3, 11.9])
+    index, weights = taps(positions, 1, 12, 0.0, 0.5)
+    assert np.allclose((values[index] * weights).sum(1), positions**2)
+
+
+def test_level_0_is_the_values_themselves_at_pixel_centres() -> None:
+    columns, matrix = interpolation_matrix(np.arange(3, 8) + 0.5, 0, 9, 0.0, 0.7)
+    whole = np.zeros((5, 9), np.float32)
+    whole[:, columns] = matrix
+    assert np.allclose(whole, np.eye(9)[3:8], atol=1e-12)
+
+
+def test_outermost_cells_go_on_beyond_the_border() -> None:
+    _, matrix = interpolation_matrix(np.array([0.1, 6.9]), 3, 1, 0.2, 0.4)
+    assert np.allclose(matrix, 1)

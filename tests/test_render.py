@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from conftest import CHANNELS, OMEGAS
+from numpy.typing import NDArray
+
+from inrcodec import render as module
+from inrcodec.errors import OptionError
+from inrcodec.fit import FieldModel
+from inrcodec.grid import pixel_grid
+from inrcodec.lattice import field_shapes
+from inrcodec.prior import Prior
+from inrcodec.render import Parameters, View, render
+from inrcodec.siren import siren
+from inrcodec.synthesis import synthesize
+
+
+def parameters_of(prior: Prior, height: int, width: int, q: float = 0.3) -> Parameters:
+    rng = np.random.default_rng(height)
+    fields = [
+        np.rint(rng.laplace(0, 2, s)).astype(np.int32)
+        for s in field_shapes(height, width, prior.architecture.channels)
+    ]
+    network = {k: v for k, v in prior.tensors.items() if k.startswith("siren.")}
+    return Parameters(height, width, q, network, tuple(fields))
+
+
+def whole(height: int, width: int, scale: float = 1) -> View:
+    return View(round(height * scale), round(width * scale), 0, 0, height, width)
+
+
+def agrees(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> bool:
+    """Within 1/255 on at least 99.9 % of samples."""
+    return float((np.abs(a.astype(int) - b.astype(int)) <= 1).mean()) >= 0.999
+
+
+def as_bytes(picture: torch.Tensor) -> NDArray[np.uint8]:
+    return (picture.permute(1, 2, 0) * 255 + 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 11), (23, 38), (64, 9)])
+def test_fields_render_as_in_torch(field_prior: Prior, height: int, width: int) -> None:
+    parameters = parameters_of(field_prior, height, width)
+    model = FieldModel.of(field_prior, torch.device("cpu"))
+    planes = [torch.from_numpy(z).float()[None] for z in parameters.fields]
+    expected = synthesize(model.weights, planes, torch.full((1, 1), 0.3), OMEGAS)[0]
+    assert agrees(render(field_prior, parameters, whole(height, width)), as_bytes(expected))
+
+
+def test_fields_at_scale_4_render_as_in_torch(field_prior: Prior) -> None:
+    """Finer samples are the cell centres of two levels below 0: the same lattice with two empty finer fields."""
+    height, width = 11, 18
+    parameters = parameters_of(field_prior, height, width)
+    model = FieldModel.of(field_prior, torch.device("cpu"))
+    from inrcodec.synthesis import gains, network, upsample
+
+    q = torch.full((1, 1), 0.3)
+    steps, planes, at = gains(model.weights, q)[0], [], 0
+    for level, values in enumerate(parameters.fields):
+        scaled = torch.from_numpy(values).float()[None] * steps[at : at + len(values), None, None]
+        fine = upsample(scaled, 4 << level, model.weights["field.kernel"][level])
+        planes.append(fine[:, :, : 4 * height, : 4 * width])
+        at += len(values)
+    expected = network(model.weights, torch.cat(planes, 1), q, OMEGAS)[0]
+    assert agrees(render(field_prior, parameters, whole(height, width, 4)), as_bytes(expected))
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_network_of_coordinates_renders_as_in_torch(network_prior: Prior, scale: int) -> None:
+    parameters = parameters_of(network_prior, 13, 22)
+    weights = {k: torch.from_numpy(v.copy()) for k, v in parameters.network.items()}
+    grid = torch.from_numpy(pixel_grid(13 * scale, 22 * scale))
+    expected = siren(weights, grid, (20.0, 20.0)).reshape(13 * scale, 22 * scale, 3).permute(2, 0, 1)
+    assert agrees(render(network_prior, parameters, whole(13, 22, scale)), as_bytes(expected))
+
+
+def test_a_region_is_bit_for_bit_a_part_of_the_whole(
+    field_prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", 16)
+    parameters = parameters_of(field_prior, 40, 53)
+    picture = render(field_prior, parameters, whole(40, 53, 2))
+    part = render(field_prior, parameters, whole(40, 53, 2), (slice(11, 70), slice(33, 35)))
+    assert np.array_equal(part, picture[11:70, 33:35])
+
+
+def test_tiles_leave_no_seams(field_prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = parameters_of(field_prior, 40, 53)
+    at_once = render(field_prior, parameters, whole(40, 53))
+    monkeypatch.setattr(module, "TILE", 16)
+    assert np.abs(render(field_prior, parameters, whole(40, 53)).astype(int) - at_once).max() <= 1
+
+
+def test_a_view_of_a_part_samples_the_same_function(field_prior: Prior) -> None:
+    parameters = parameters_of(field_prior, 20, 31)
+    picture = render(field_prior, parameters, whole(20, 31))
+    part = render(field_prior, parameters, View(6, 9, top=5, left=12, height=6, width=9))
+    assert agrees(part, picture[5:11, 12:21])
+
+
+def test_shrinking_averages(field_prior: Prior) -> None:
+    parameters = parameters_of(field_prior, 24, 36)
+    picture = render(field_prior, parameters, whole(24, 36)).astype(float)
+    small = render(field_prior, parameters, whole(24, 36, 1 / 4))
+    blocks = picture.reshape(6, 4, 9, 4, 3).mean((1, 3))
+    assert np.abs(small - blocks).max() <= 1
+
+
+def test_too_many_samples_are_refused() -> None:
+    with pytest.raises(OptionError, match="samples"):
+        View(1 << 15, 1 << 14, 0, 0, 8, 8)
+
+
+def test_conditioning_changes_the_picture(field_prior: Prior) -> None:
+    a, b = (render(field_prior, parameters_of(field_prior, 8, 13, q), whole(8, 13)) for q in (-0.5, 0.5))
+    assert not np.array_equal(a, b)
+    assert CHANNELS == field_prior.architecture.channels
