@@ -1,0 +1,98 @@
+"""The picture from its fields, differentiable: the torch twin of `render`.
+
+Samples sit at the centres of the cells of a level: level 0 is the picture itself. All
+tensors are planar, (B, channels, rows, columns); values are sRGB / 255 - 0.5. The weights
+are a prior's, by the names of its tensors, so the same functions serve training (where they
+are leaves) and fitting (where the fields are).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from inrcodec.lattice import cells
+
+Weights = Mapping[str, Tensor]
+
+
+def cubic(t: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The cubic (B, C) kernel at distances t, in cells (Mitchell & Netravali 1988, eq. 8)."""
+    t = t.abs()
+    near = (12 - 9 * b - 6 * c) * t**3 + (-18 + 12 * b + 6 * c) * t**2 + (6 - 2 * b)
+    far = (-b - 6 * c) * t**3 + (6 * b + 30 * c) * t**2 + (-12 * b - 48 * c) * t + (8 * b + 24 * c)
+    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t))) / 6
+
+
+def upsample(values: Tensor, factor: int, kernel: Tensor) -> Tensor:
+    """Fields (B, C, h, w) at `factor` times as many centres per axis; kernel is (B, C) of the cubic, shape (2,)."""
+    if factor == 1:
+        return values
+    batch, channels, height, width = values.shape
+    phase = (torch.arange(factor, device=values.device) + 0.5) / factor - 0.5  # of the finer centres, in cells
+    taps = torch.arange(-2, 3, device=values.device)
+    weights = cubic(taps[None] - phase[:, None], kernel[0], kernel[1])  # (factor, 5)
+    bank = torch.einsum("ay,bx->abyx", weights, weights).reshape(factor * factor, 1, 5, 5)
+    planes = functional.pad(values.reshape(batch * channels, 1, height, width), (2, 2, 2, 2), mode="replicate")
+    fine = functional.pixel_shuffle(functional.conv2d(planes, bank), factor)
+    return fine.reshape(batch, channels, height * factor, width * factor)
+
+
+def gains(weights: Weights, conditioning: Tensor) -> Tensor:
+    """Step of every channel of every level, (B, all channels), for q (B, 1)."""
+    return torch.exp(weights["field.gain"] + weights["field.slope"] * conditioning)
+
+
+def inputs(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, level: int = 0) -> Tensor:
+    """What the network sees at the centres of a level: (B, all channels, rows, columns). Finer fields count as zero.
+
+    Level -1 has two samples per pixel and axis.
+    """
+    steps = gains(weights, conditioning)
+    batch, _, height, width = fields[max(level, 0)].shape
+    if level < 0:
+        height, width = height << -level, width << -level
+    planes, at = [], 0
+    for number, values in enumerate(fields):
+        channels = values.shape[1]
+        if number < level:
+            planes.append(values.new_zeros(batch, channels, height, width))
+        else:
+            scaled = values * steps[:, at : at + channels, None, None]
+            fine = upsample(scaled, 1 << (number - level), weights["field.kernel"][number])
+            planes.append(fine[:, :, :height, :width])
+        at += channels
+    return torch.cat(planes, 1)
+
+
+def network(weights: Weights, planes: Tensor, conditioning: Tensor, omegas: Sequence[float]) -> Tensor:
+    """The SIREN with its linear skip, at planar inputs: (B, all channels, H, W) -> (B, 3, H, W)."""
+    batch, _, height, width = planes.shape
+    x = planes.flatten(2)  # (B, C, N)
+    condition = torch.cat([conditioning, conditioning**2], 1)  # (B, 2)
+    first = weights["siren.0.weight"]
+    bias = weights["siren.0.bias"] + condition @ first[:, -2:].T  # (B, out)
+    h = torch.sin(omegas[0] * (first[:, :-2] @ x + bias[:, :, None]))
+    for i, omega in enumerate(omegas[1:], start=1):
+        h = torch.sin(omega * (weights[f"siren.{i}.weight"] @ h + weights[f"siren.{i}.bias"][:, None]))
+    last = len(omegas)
+    y = weights[f"siren.{last}.weight"] @ h + weights[f"siren.{last}.bias"][:, None] + weights["skip.weight"] @ x
+    return y.reshape(batch, 3, height, width)
+
+
+def synthesize(
+    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float], level: int = 0
+) -> Tensor:
+    """The picture (B, 3, rows, columns) at the centres of a level's cells, from fields in steps, level 0 first."""
+    return network(weights, inputs(weights, fields, conditioning, level), conditioning, omegas)
+
+
+def zero_fields(batch: int, height: int, width: int, channels: Sequence[int], device: torch.device) -> list[Tensor]:
+    """Fields of a picture that is the prior's mean."""
+    return [
+        torch.zeros(batch, c, cells(height, level), cells(width, level), device=device)
+        for level, c in enumerate(channels)
+    ]

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from conftest import CHANNELS, OMEGAS, field_weights
+from numpy.typing import NDArray
+
+from inrcodec.errors import OptionError
+from inrcodec.fit import FieldModel, fit_fields, fit_network, objective, refine, soft_round, torch_device
+from inrcodec.lattice import field_shapes
+from inrcodec.options import Device
+from inrcodec.prior import Prior
+from inrcodec.rate import rate
+from inrcodec.synthesis import synthesize
+
+CPU = torch.device("cpu")
+
+
+def random_fields(height: int, width: int, batch: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [2 * torch.randn(batch, *s, generator=generator) for s in field_shapes(height, width, CHANNELS)]
+
+
+@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (130, 80, 2)])
+def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, width: int, batch: int) -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    target = torch.rand(batch, 3, height, width) - 0.5
+    q = torch.full((1, 1), 0.4)
+    by_hand = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
+    fast = objective(model, by_hand, target, q, 300.0)
+    fast.backward()  # type: ignore[no-untyped-call]
+    plain = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
+    qs = q.expand(batch, 1)
+    error = (synthesize(model.weights, plain, qs, OMEGAS) - target).square().sum() * 255**2
+    slow = error / 300.0 + rate(model.weights, plain, qs).sum()
+    slow.backward()  # type: ignore[no-untyped-call]
+    assert float(fast.detach()) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for a, b in zip(by_hand, plain, strict=True):
+        assert a.grad is not None and b.grad is not None
+        assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-4 * float(b.grad.abs().max()))
+
+
+def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    model = FieldModel.of(field_prior, CPU)
+    target = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 - 0.5
+    q = torch.zeros(1, 1)
+    start = [torch.zeros(1, *s) for s in field_shapes(22, 37, CHANNELS)]
+    found = []
+    for steps in (0, 10, 60):
+        generator = torch.Generator().manual_seed(0)
+        fields = refine(model, [z.clone() for z in start], target, q, 200.0, steps, generator)
+        found.append(float(objective(model, [z.round() for z in fields], target, q, 200.0).detach()))
+    assert found[0] > found[1] > found[2]
+
+
+def test_a_fit_is_a_function_of_its_seed(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    a, b, c = (fit_fields(field_prior, picture, 90, 4, CPU, seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert any(not np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+
+
+def test_progress_counts_the_steps(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen: list[tuple[int, int]] = []
+    fit_fields(field_prior, picture, 90, 3, CPU, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_soft_rounding_runs_from_the_identity_to_rounding() -> None:
+    x = torch.linspace(-2, 2, 101)
+    assert torch.allclose(soft_round(x, 50.0), x, atol=1e-3)
+    away = (x - x.floor() - 0.5).abs() > 0.1
+    assert torch.allclose(soft_round(x, 0.01)[away], x.round()[away], atol=1e-3)
+
+
+def test_a_network_fit_leaves_pruned_weights_alone_and_lowers_the_error(
+    network_prior: Prior, picture: NDArray[np.uint8]
+) -> None:
+    few, many = (fit_network(network_prior, picture, steps, CPU) for steps in (1, 60))
+    assert [len(d) for d in many] == [
+        int(network_prior.mask(i).sum()) + len(network_prior.mask(i)) for i in range(3)
+    ]
+    assert np.abs(many[1]).max() > np.abs(few[1]).max() > 0
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert torch_device(Device.CPU) == CPU
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="cuda"):
+            torch_device(Device.CUDA)
