@@ -1,0 +1,49 @@
+"""Several processes training together, as `torchrun` starts them: who am I, and sums over all.
+
+Without torchrun everything here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed
+
+from inrcodec.fit import torch_device
+from inrcodec.options import Device
+
+
+@contextmanager
+def processes(device: Device = Device.AUTO) -> Iterator[None]:
+    """Inside, this process is one of those that `torchrun` started. No change if it was started otherwise."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
+        yield
+        return
+    cuda = torch_device(device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def process() -> tuple[int, int]:
+    """Number of this process, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def sum_over_processes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor summed over the processes, in one message."""
+    if process()[1] == 1:
+        return dict(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors.values()])
+    distributed.all_reduce(flat)
+    pieces = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
+    return {name: piece.view_as(tensors[name]) for name, piece in zip(tensors, pieces, strict=True)}

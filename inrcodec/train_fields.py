@@ -1,0 +1,395 @@
+"""Training a prior with lattice fields: network, rate model and first guess together.
+
+Phase 1, guess: the fields are the analysis network's, the loss is J (see `fit`) through softly rounded,
+noisy values, and all weights follow its gradient, as in learned image coding.
+
+Phase 2, fit: a pool of batches is fitted, one step per visit, exactly as `fit.refine` does it, and at each visit
+network and rate model follow the same gradient (at fields that are optimal for the weights, the partial
+derivative is the total one: first-order meta-learning). A batch that has had all its steps makes
+place for a new one, whose guess trains the analysis network as in phase 1. The pool holds batches
+of every age, so the weights serve a fit of any length up to `fit_length`. In every second slot, pictures are
+halved (2x2 means) before they are fitted, and the loss has a second error: that of the x2 decode, to the
+picture before.
+
+Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
+qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
+after a kill as if nothing had happened. Under `torchrun` each process has its share of every batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn import functional
+
+from inrcodec import fit, rate
+from inrcodec.analysis import analyse, init_analysis
+from inrcodec.errors import OptionError, PriorError
+from inrcodec.image import write_atomically
+from inrcodec.options import Device, conditioning, lagrangian
+from inrcodec.prior import Architecture, Prior, save_prior
+from inrcodec.processes import process, sum_over_processes
+from inrcodec.siren import init_siren
+from inrcodec.synthesis import synthesize
+from inrcodec.train import Progress, Tasks
+
+FORMAT = 1  # of a checkpoint
+LOG_HEADER = "step,phase,loss,seconds\n"
+FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
+HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
+CLIP = 1.0  # norm of the gradient
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """How to train a prior with fields."""
+
+    channels: tuple[int, ...] = (1, 3, 3, 3, 3, 3)  # of the field at stride 2**level
+    widths: tuple[int, ...] = (32, 32)  # sine layers
+    omegas: tuple[float, ...] = (2.0, 1.0)
+    hidden: int = 24  # of the rate model: first layer
+    middle: int = 16  # second layer
+    features: int = 16  # what a level tells the next finer one
+    analysis: int = 32  # features of the analysis network
+    batch: int = 8  # pictures per step
+    guess_steps: int = 8000  # of phase 1
+    fit_steps: int = 6000  # of phase 2
+    fit_length: int = 60  # steps that a batch is fitted in phase 2
+    slots: int = 8  # batches that are fitted in turn
+    finer: float = 0.5  # weight of the error between the pixels, in every second slot; 0: none
+    guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
+    fit_rate: float = 1e-3  # of Adam in phase 2; falls along a cosine
+    seed: int = 0
+    device: Device = Device.AUTO
+    threads: int = 0  # of the CPU; 0 leaves torch's choice
+    log_every: int = 100  # steps
+    checkpoint_every: int = 500  # steps
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "fit_length", "slots", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if min(self.guess_steps, self.fit_steps) < 0 or self.steps < 1:
+            raise OptionError("guess_steps and fit_steps must be at least 0, and one of them above")
+        Architecture(self.omegas, False, self.channels)
+
+    @property
+    def steps(self) -> int:
+        """Of both phases."""
+        return self.guess_steps + self.fit_steps
+
+
+@dataclass(frozen=True)
+class _State:
+    step: int
+    weights: Weights
+    first: Weights  # moments of Adam
+    second: Weights
+    pool: Weights  # "slot/what/level": fields, momenta and mean squares of the batches being fitted
+    loss: float = 0.0  # summed since the last report
+    seconds: float = 0.0
+
+
+def init_weights(options: FieldOptions) -> Weights:
+    """Random float weights; every field starts as a rough Laplacian pyramid: luma, then two chroma directions."""
+    generator = torch.Generator().manual_seed(options.seed)
+    total = sum(options.channels)
+    weights = init_siren(total + 2, options.widths, 3, options.omegas, generator)
+    last = f"siren.{len(options.omegas)}.weight"
+    weights[last] = 0.1 * weights[last]
+    weights["siren.0.weight"][:, -2:] = 0
+    colours = torch.tensor([[0.15, 0.15, 0.15], [0.12, 0.0, -0.12], [0.08, -0.12, 0.08]])
+    skip = [
+        colours[i] if i < 3 else 0.02 * torch.randn(3, generator=generator) for c in options.channels for i in range(c)
+    ]
+    weights["skip.weight"] = torch.stack(skip, 1)
+    weights["field.gain"] = torch.full((total,), -1.5)
+    weights["field.slope"] = torch.full((total,), 1.5)
+    weights["field.kernel"] = torch.tensor([[0.0, 0.5]] * len(options.channels))
+    weights |= rate.init_rate(options.channels, options.hidden, options.middle, options.features, generator)
+    return weights | init_analysis(options.channels, options.analysis, generator)
+
+
+def guess_loss(
+    weights: Weights,
+    pictures: Tensor,
+    qualities: Tensor,
+    temperature: float,
+    options: FieldOptions,
+    generator: torch.Generator,
+) -> Tensor:
+    """Loss of the analysis network's fields, summed over pictures (B, 3, H, W); quality indices (B,)."""
+    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    fields = analyse(weights, pictures, q, options.channels, options.omegas)
+    return weighted_objective(weights, fields, pictures, qualities, temperature, options, generator)
+
+
+def weighted_objective(
+    weights: Weights,
+    fields: list[Tensor],
+    pictures: Tensor,
+    qualities: Tensor,
+    temperature: float,
+    options: FieldOptions,
+    generator: torch.Generator,
+    finer: Tensor | None = None,
+) -> Tensor:
+    """J of noisily rounded fields in bits per pixel, weighted by quality, summed over the pictures.
+
+    finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the mean error of the x2 decode.
+    """
+    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
+    rounded = [fit.noisy_round(z, temperature, generator) for z in fields]
+    error = (synthesize(weights, rounded, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
+    if finer is not None:
+        between = synthesize(weights, rounded, q, options.omegas, level=-1) - finer
+        error = error + options.finer / 4 * between.square().sum((1, 2, 3)) * 255**2
+    bits = rate.rate(weights, rounded, q).sum(1)
+    return ((error / lam + bits) * (lam / 300) ** 0.5).sum() / (pictures.shape[2] * pictures.shape[3])
+
+
+def train_fields(
+    options: FieldOptions,
+    tasks: Tasks,
+    folder: Path,
+    *,
+    name: str = "fields",
+    start: Prior | None = None,
+    notes: Mapping[str, object] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Prior | None:
+    """The trained prior, also in `folder / "prior.safetensors"`, beside `log.csv` and a checkpoint.
+
+    A run whose folder holds a checkpoint goes on from there. `start` is a prior to begin with instead of
+    random weights. With several processes the first writes and returns the prior, the others None.
+    OptionError where the folder belongs to another run; PriorError where the checkpoint is damaged.
+    """
+    number, world = process()
+    if options.batch % world:
+        raise OptionError(f"{world} processes cannot share a batch of {options.batch} pictures equally")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = fit.torch_device(options.device)
+    run = {key: value for key, value in asdict(options).items() if key not in FREE}
+    run |= {"format": FORMAT, "pictures": tasks.fingerprint, "start": start.id.hex() if start else None}
+    run = json.loads(json.dumps(run))
+    mine = folder / f"checkpoint-{number}.safetensors"
+    state = _resume(mine, run) or _begin(options, start)
+    weights, first, second, pool = ({k: v.to(device) for k, v in getattr(state, part).items()} for part in PARTS)
+    state = replace(state, weights=weights, first=first, second=second, pool=pool)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.csv"
+    rows = log.read_text().splitlines(keepends=True) if log.exists() and state.step else [LOG_HEADER]
+    rows = rows[:1] + [row for row in rows[1:] if int(row.split(",")[0]) <= state.step]
+    spent, began, first_step = state.seconds, time.monotonic(), state.step
+    for step in range(state.step, options.steps):
+        state = _stepped(state, options, tasks, number, world, device)
+        state = replace(state, seconds=spent + time.monotonic() - began)
+        if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
+            count = (step + 1) % options.log_every or options.log_every
+            loss = state.loss / count
+            if not math.isfinite(loss):
+                raise OptionError(f"training diverged before step {step + 1}: the rates are too much")
+            state = replace(state, loss=0.0)
+            if number == 0:
+                rows.append(
+                    f"{step + 1},{'fit' if step >= options.guess_steps else 'guess'},{loss:.5f},{state.seconds:.1f}\n"
+                )
+                write_atomically(log, "".join(rows).encode(), overwrite=True)
+                if progress:
+                    pace = (state.seconds - spent) / (step + 1 - first_step)
+                    progress(Progress(step + 1, options.steps, int(step >= options.guess_steps), 1.0, loss, math.nan,
+                                      state.seconds, pace * (options.steps - step - 1)))  # fmt: skip
+        if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
+            write_atomically(mine, _pack(state, run), overwrite=True)
+    if number:
+        return None
+    record = {
+        "method": __doc__.split("\n")[0] if __doc__ else "",
+        "run": run,
+        "seconds": round(state.seconds),
+        **(notes or {}),
+    }
+    return export(folder / "prior.safetensors", name, state.weights, options, record)
+
+
+def export(
+    path: Path, name: str, weights: Mapping[str, Tensor], options: FieldOptions, notes: Mapping[str, object]
+) -> Prior:
+    """The prior of float weights, written to `path`."""
+    tensors = {k: v.detach().cpu().numpy() for k, v in weights.items() if not k.startswith("rate.")}
+    architecture = Architecture(options.omegas, False, options.channels)
+    return save_prior(path, name, architecture, tensors | rate.to_integers(weights), notes, overwrite=True)
+
+
+def import_weights(prior: Prior) -> Weights:
+    """The float weights of a prior: what `export` wrote, but for rounding."""
+    floats = {k: torch.from_numpy(v.copy()) for k, v in prior.tensors.items() if v.dtype == "float32"}
+    return floats | rate.to_floats(prior.tensors)
+
+
+def _begin(options: FieldOptions, start: Prior | None) -> _State:
+    weights = import_weights(start) if start else init_weights(options)
+    weights.setdefault("fit.step", torch.tensor([[0.06, 0.01]] * len(options.channels)))
+    weights.setdefault("fit.temperature", torch.tensor([0.25, 0.12]))
+    if start and (start.architecture.channels, start.architecture.omegas) != (
+        options.channels,
+        options.omegas,
+    ):
+        raise OptionError(f"prior {start.name} has other fields or layers than the options")
+    zeros = [{k: torch.zeros_like(v) for k, v in weights.items()} for _ in range(2)]
+    return _State(0, weights, zeros[0], zeros[1], {})
+
+
+def _trainable(weights: Weights) -> list[str]:
+    return [name for name in sorted(weights) if not name.startswith("fit.")]
+
+
+def _stepped(
+    state: _State, options: FieldOptions, tasks: Tasks, number: int, world: int, device: torch.device
+) -> _State:
+    """The state after one step."""
+    step = state.step
+    generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 1024 + number)
+    names = _trainable(state.weights)
+    weights = {k: v.requires_grad_(k in names) for k, v in state.weights.items()}
+    pool = state.pool
+
+    def drawn(at: int) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, H, W) and quality indices (B,) of a step, this process's share."""
+        share = slice(number, None, world)
+        pictures = tasks.batch(options.seed, at, options.batch, share).to(device).permute(0, 3, 1, 2) - 0.5
+        qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
+        return pictures, qualities[share]
+
+    if step < options.guess_steps:
+        part = step / options.guess_steps
+        loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
+        learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
+        gradients = _gradients(loss, [weights[name] for name in names])
+    else:
+        visit = step - options.guess_steps
+        slot, turn = visit % options.slots, visit // options.slots
+        age = (turn + slot * options.fit_length // options.slots) % options.fit_length
+        key, born = f"{slot}", step - options.slots * min(age, turn)
+        pictures, qualities = drawn(born)
+        finer = pictures if options.finer and slot % 2 else None
+        if finer is not None:
+            pictures = functional.avg_pool2d(finer, 2)
+        learning = options.fit_rate * min(1.0, (visit + 1) / 100) * _cosine(visit / options.fit_steps)
+        hot, cold = weights["fit.temperature"].tolist()
+        if born == step:  # a new batch: its guess
+            loss = guess_loss(weights, pictures, qualities, COLD, options, generator)
+            gradients = _gradients(loss, [weights[name] for name in names])
+            q = torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
+            with torch.no_grad():
+                fields = analyse(weights, pictures, q, options.channels, options.omegas)
+            pool = dict(pool) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
+            pool |= {f"{key}/momenta/{i}": torch.zeros_like(z) for i, z in enumerate(fields)}
+            pool |= {f"{key}/squares/{i}": torch.zeros(len(z), device=device) for i, z in enumerate(fields)}
+        else:
+            part = age / max(1, options.fit_length - 1)
+            levels = range(len(options.channels))
+            fields = [pool[f"{key}/fields/{i}"].detach().requires_grad_() for i in levels]
+            loss = weighted_objective(
+                weights, fields, pictures, qualities, hot + (cold - hot) * part, options, generator, finer
+            )
+            both = _gradients(loss, [weights[name] for name in names] + fields)
+            gradients = both[: len(names)]
+            count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
+            pool = dict(pool)
+            for i, gradient in zip(levels, both[len(names) :], strict=True):
+                size = weights["fit.step"][i, 0] + (weights["fit.step"][i, 1] - weights["fit.step"][i, 0]) * part
+                moved = fit.descend(
+                    fields[i].detach(),
+                    gradient,
+                    pool[f"{key}/momenta/{i}"],
+                    pool[f"{key}/squares/{i}"],
+                    size,
+                    count,
+                )
+                pool[f"{key}/fields/{i}"], pool[f"{key}/momenta/{i}"], pool[f"{key}/squares/{i}"] = moved
+    summed = sum_over_processes({"loss": loss.detach()[None]} | dict(zip(names, gradients, strict=True)))
+    means = {name: value / options.batch for name, value in summed.items()}
+    total = float(means.pop("loss"))
+    norm = float(torch.stack([g.square().sum() for g in means.values()]).sum().sqrt())
+    means = {name: g * min(1.0, CLIP / (norm + 1e-9)) for name, g in means.items()}
+    stepped = _adam(state, means, learning)
+    stepped[0]["field.kernel"][0, 0] = 0  # level 0 interpolates: at pixel centres it is the values themselves
+    return replace(
+        state,
+        step=step + 1,
+        weights=stepped[0],
+        first=stepped[1],
+        second=stepped[2],
+        pool=pool,
+        loss=state.loss + total,
+    )
+
+
+def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
+
+
+def _cosine(part: float) -> float:
+    """From 1 to 0.02 as `part` runs from 0 to 1."""
+    return max(0.02, 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def _adam(state: _State, gradients: Weights, learning: float) -> tuple[Weights, Weights, Weights]:
+    """Weights and moments after a step of Adam with betas 0.9 and 0.99."""
+    weights, first, second = dict(state.weights), dict(state.first), dict(state.second)
+    count = state.step + 1
+    with torch.no_grad():
+        for name, g in gradients.items():
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.99 * second[name] + 0.01 * g.square()
+            scale = learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
+            weights[name] = weights[name].detach() - scale * first[name] / (second[name].sqrt() + 1e-8)
+    return weights, first, second
+
+
+PARTS = ("weights", "first", "second", "pool")
+
+
+def _pack(state: _State, run: Mapping[str, object]) -> bytes:
+    tensors = {f"{part}/{k}": v.detach().cpu().contiguous() for part in PARTS for k, v in getattr(state, part).items()}
+    counters = {"step": state.step, "loss": state.loss, "seconds": state.seconds}
+    return save(tensors, {"run": json.dumps(run), "counters": json.dumps(counters)})
+
+
+def _resume(path: Path, run: Mapping[str, object]) -> _State | None:
+    """The mirror image of `_pack`; None where there is no file."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+        found, counters, tensors = json.loads(metadata["run"]), json.loads(metadata["counters"]), load(data)
+        parts: dict[str, Weights] = {part: {} for part in PARTS}
+        for name, tensor in tensors.items():
+            part, key = name.split("/", 1)
+            parts[part][key] = tensor
+        state = _State(counters["step"], **parts, loss=counters["loss"], seconds=counters["seconds"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise PriorError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from None
+    changed = [key for key in run if found.get(key) != run[key]]
+    if changed:
+        differences = ", ".join(f"{key} {found.get(key)}, now {run[key]}" for key in changed)
+        raise OptionError(f"{path.parent}: holds another run ({differences}); use another folder")
+    return state

@@ -1,0 +1,190 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_png
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+from inrcodec import __version__
+from inrcodec.cli import app
+from inrcodec.prior import Prior
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: NDArray[np.uint8], field_prior: Prior, network_prior: Prior) -> Path:
+    """A folder with photo.png and two priors."""
+    write_png(tmp_path / "photo.png", picture)
+    (tmp_path / "fields.safetensors").write_bytes(field_prior.data)
+    (tmp_path / "network.safetensors").write_bytes(network_prior.data)
+    return tmp_path
+
+
+def run(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command in a folder."""
+    import os
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = CliRunner().invoke(app, list(words))
+    finally:
+        os.chdir(before)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def encoded(folder: Path, *words: str) -> None:
+    code, _, errors = run(
+        folder, "encode", "photo.png", "--prior", "fields.safetensors", "--steps", "1", *words
+    )
+    assert code == 0, errors
+
+
+def test_encode_and_decode_write_beside_the_input(folder: Path) -> None:
+    encoded(folder)
+    code, out, _ = run(folder, "decode", "photo.sinr", "--prior", "fields.safetensors")
+    assert code == 0 and "37x22" in out
+    with Image.open(folder / "photo.decoded.png") as image:
+        assert (image.size, image.mode) == ((37, 22), "RGB")
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["--scale", "4"], (148, 88)),
+        (["--scale", "0.5"], (18, 11)),
+        (["--size", "50x20"], (50, 20)),
+        (["--region", "10,3,9,7"], (9, 7)),
+        (["--region", "10,3,9,7", "--scale", "2"], (18, 14)),
+    ],
+)
+def test_decode_makes_any_size(folder: Path, words: list[str], size: tuple[int, int]) -> None:
+    encoded(folder)
+    code, _, errors = run(
+        folder, "decode", "photo.sinr", "--prior", "fields.safetensors", "-o", "x.png", *words
+    )
+    assert code == 0, errors
+    with Image.open(folder / "x.png") as image:
+        assert image.size == size
+
+
+def test_json_reports_the_file_on_disk(folder: Path) -> None:
+    words = ("encode", "photo.png", "--prior", "network.safetensors", "--steps", "1", "--json")
+    report = json.loads(run(folder, *words)[1])
+    size = (folder / "photo.sinr").stat().st_size
+    assert report["bytes"] == size
+    assert report["bpp"] == pytest.approx(size * 8 / (37 * 22), abs=1e-3)
+    info = json.loads(run(folder, "info", "photo.sinr", "--json")[1])
+    assert (info["width"], info["height"], info["bytes"]) == (37, 22, size)
+    assert sum(info["groups"]) + 40 >= size
+    code, out, _ = run(folder, "decode", "photo.sinr", "--prior", "network.safetensors", "--json")
+    assert code == 0 and json.loads(out)["output"] == "photo.decoded.png"
+
+
+def test_nothing_is_overwritten_without_force(folder: Path) -> None:
+    encoded(folder)
+    before = (folder / "photo.sinr").read_bytes()
+    code, _, errors = run(folder, "encode", "photo.png", "--prior", "fields.safetensors", "--steps", "0")
+    assert code == 6 and "photo.sinr" in errors
+    assert (folder / "photo.sinr").read_bytes() == before
+    encoded(folder, "--force", "-Q", "20")
+    assert (folder / "photo.sinr").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["encode", "missing.png"], 3, "missing.png"),
+        (["encode", "text.png"], 3, "text.png"),
+        (["encode", "empty.png"], 3, "empty"),
+        (["encode", "cut.png"], 3, "cut.png"),
+        (["encode", "photo.png", "--prior", "nobody"], 5, "nobody"),
+        (["encode", "photo.png", "--prior", "text.png"], 5, "text.png"),
+        (["encode", "photo.png", "-Q", "101"], 2, "quality"),
+        (["encode", "photo.png", "--steps", "-1"], 2, "steps"),
+        (["encode", "photo.png", "-o", "photo.png", "--force"], 2, "photo.png"),
+        (["encode", "photo.png", "-o", "nowhere/x.sinr"], 6, "nowhere"),
+        (["decode", "missing.sinr"], 4, "missing.sinr"),
+        (["decode", "photo.png"], 4, "photo.png"),
+        (["decode", "broken.sinr"], 4, "broken.sinr"),
+        (["decode", "ok.sinr"], 5, "not bundled"),
+        (["decode", "ok.sinr", "--prior", "network.safetensors"], 5, "network"),
+        (["decode", "ok.sinr", "--size", "12"], 2, "WxH"),
+        (["decode", "ok.sinr", "--region", "1,2,3"], 2, "x,y,w,h"),
+        (["decode", "ok.sinr", "--region", "30,0,20,5", "--prior", "fields.safetensors"], 2, "inside"),
+        (["decode", "ok.sinr", "--scale", "2", "--size", "4x4"], 2, "not both"),
+        (["decode", "ok.sinr", "-o", "x.gif", "--prior", "fields.safetensors"], 6, "gif"),
+        (["info", "text.png"], 4, "text.png"),
+        (["train-prior", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_errors_are_one_line_with_a_code_and_leave_nothing_behind(
+    folder: Path, words: list[str], code: int, message: str
+) -> None:
+    encoded(folder, "-o", "ok.sinr")
+    (folder / "text.png").write_text("this is no picture")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:-40])
+    (folder / "broken.sinr").write_bytes((folder / "ok.sinr").read_bytes()[:-3])
+    before = sorted(path.name for path in folder.iterdir())
+    found, out, errors = run(folder, *words)
+    assert found == code, errors
+    assert not out and message in errors and errors.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_priors_lists_what_is_bundled(folder: Path) -> None:
+    rows = json.loads(run(folder, "priors", "--json")[1])
+    assert [row["name"] for row in rows if row["default"]] == ["photo"]
+    code, out, _ = run(folder, "priors")
+    assert code == 0 and out.count("\n") == len(rows)
+
+
+def test_train_prior_trains_a_prior_that_encodes(folder: Path) -> None:
+    words = [
+        "--hidden",
+        "8",
+        "--layers",
+        "2",
+        "--omega",
+        "20",
+        "--size",
+        "12",
+        "--resize",
+        "16",
+        "--batch",
+        "1",
+    ]
+    words += ["--dense-steps", "3", "--rounds", "1", "--round-steps", "2", "--threads", "1"]
+    code, out, errors = run(folder, "train-prior", ".", "-o", "mine.safetensors", *words)
+    assert code == 0, errors
+    assert "mine.safetensors" in out and (folder / "mine.run" / "log.csv").exists()
+    code, _, errors = run(folder, "encode", "photo.png", "--prior", "mine.safetensors", "--steps", "1")
+    assert code == 0, errors
+
+
+def test_version_and_help() -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["--version"]).stdout == f"inrcodec {__version__}\n"
+    text = runner.invoke(app, ["--help"]).stdout
+    assert all(name in text for name in ("encode", "decode", "info", "priors", "train-prior", "Exit codes"))
+    assert "Examples" in runner.invoke(app, ["encode", "--help"]).stdout
+
+
+def test_torch_is_not_imported_where_it_is_not_needed(folder: Path) -> None:
+    encoded(folder, "--self-contained")
+    script = (
+        "import sys\nfrom inrcodec.cli import app\n"
+        "try:\n    app(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    for words in (["--help"], ["info", "photo.sinr"], ["decode", "photo.sinr"], ["priors"]):
+        result = subprocess.run(
+            [sys.executable, "-c", script, *words], cwd=folder, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr

@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inrcodec.bitstream import pack, unpack
+from inrcodec.codec import decode, dequantize, encode, quantize, read_parameters
+from inrcodec.errors import OptionError, PriorError, SinrError
+from inrcodec.image import Picture
+from inrcodec.metrics import psnr
+from inrcodec.options import DecodeOptions, EncodeOptions
+from inrcodec.prior import Prior
+
+
+def picture_of(pixels: NDArray[np.uint8]) -> Picture:
+    return Picture(pixels, grey=False, metadata={})
+
+
+@pytest.fixture(params=["fields", "network"])
+def prior(request: pytest.FixtureRequest, field_prior: Prior, network_prior: Prior) -> Prior:
+    return field_prior if request.param == "fields" else network_prior
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 13), (9, 1), (22, 37)])
+def test_a_picture_of_any_size_comes_back_at_its_size(
+    prior: Prior, picture: NDArray[np.uint8], height: int, width: int
+) -> None:
+    encoded = encode(picture_of(picture[:height, :width]), EncodeOptions(steps=2), prior=prior)
+    assert (encoded.height, encoded.width) == (height, width)
+    assert encoded.bits_per_pixel == len(encoded.data) * 8 / (height * width)
+    assert decode(encoded.data, prior=prior).pixels.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("name", ["photo", "sparse-siren"])
+def test_quality_and_steps_make_a_picture_better_and_quality_makes_it_larger(
+    name: str, picture: NDArray[np.uint8]
+) -> None:
+    def result(quality: float, steps: int) -> tuple[int, float]:
+        data = encode(picture_of(picture), EncodeOptions(quality, steps, name)).data
+        return len(data), psnr(decode(data).pixels, picture)
+
+    sizes, scores = zip(*(result(quality, 20) for quality in (5, 50, 95)), strict=True)
+    assert sorted(sizes) == list(sizes) and sorted(scores) == list(scores)
+    if name == "sparse-siren":  # the other has a good first guess: steps save its bits, too
+        assert result(95, 2)[1] < scores[-1]
+
+
+def test_the_same_options_give_the_same_bytes(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    a, b = (encode(picture_of(picture), EncodeOptions(steps=3), prior=prior).data for _ in range(2))
+    assert a == b
+
+
+def test_header_overhead_of_a_plain_picture_is_at_most_40_bytes(
+    prior: Prior, picture: NDArray[np.uint8]
+) -> None:
+    encoded = encode(picture_of(picture), EncodeOptions(steps=1), prior=prior)
+    assert len(encoded.data) - sum(encoded.groups) <= 40
+
+
+def test_grey_and_metadata_come_back(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    grey = Picture(
+        np.repeat(picture[..., :1], 3, axis=2), grey=True, metadata={"icc": b"profile", "xmp": b"<x/>"}
+    )
+    found = decode(encode(grey, EncodeOptions(steps=1), prior=prior).data, prior=prior)
+    assert found.grey and dict(found.metadata) == {"icc": b"profile", "xmp": b"<x/>"}
+    assert np.array_equal(found.pixels[..., 0], found.pixels[..., 2])
+
+
+def test_views_have_the_size_that_was_asked_for(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    data = encode(picture_of(picture), EncodeOptions(steps=1), prior=prior).data
+
+    def shape(options: DecodeOptions) -> tuple[int, ...]:
+        return decode(data, options, prior=prior).pixels.shape
+
+    assert shape(DecodeOptions(scale=4)) == (88, 148, 3)
+    assert shape(DecodeOptions(scale=0.01)) == (1, 1, 3)
+    assert shape(DecodeOptions(size=(10, 5))) == (5, 10, 3)
+    assert shape(DecodeOptions(region=(30, 20, 7, 2))) == (2, 7, 3)
+    assert shape(DecodeOptions(region=(30, 20, 7, 2), scale=3)) == (6, 21, 3)
+    with pytest.raises(OptionError, match="not inside"):
+        shape(DecodeOptions(region=(31, 20, 7, 2)))
+
+
+def test_a_region_is_that_part_of_the_picture(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    data = encode(picture_of(picture), EncodeOptions(steps=1), prior=prior).data
+    whole, part = (
+        decode(data, prior=prior).pixels,
+        decode(data, DecodeOptions(region=(9, 4, 20, 11)), prior=prior).pixels,
+    )
+    assert np.abs(whole[4:15, 9:29].astype(int) - part).max() <= 1
+
+
+def test_a_self_contained_file_opens_without_its_prior(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    plain = encode(picture_of(picture), EncodeOptions(steps=1), prior=prior).data
+    carried = encode(picture_of(picture), EncodeOptions(steps=1), prior=prior, self_contained=True).data
+    assert np.array_equal(decode(carried).pixels, decode(plain, prior=prior).pixels)
+    with pytest.raises(PriorError, match="not bundled"):
+        decode(plain)
+
+
+def test_another_prior_is_refused(
+    field_prior: Prior, network_prior: Prior, picture: NDArray[np.uint8]
+) -> None:
+    data = encode(picture_of(picture), EncodeOptions(steps=1), prior=field_prior).data
+    with pytest.raises(PriorError, match=network_prior.id.hex()):
+        decode(data, prior=network_prior)
+
+
+def test_groups_that_do_not_fit_the_prior_are_refused(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    file = unpack(encode(picture_of(picture), EncodeOptions(steps=1), prior=prior).data)
+    with pytest.raises(SinrError, match="parameter groups"):
+        decode(pack(replace(file, groups=file.groups[:-1])), prior=prior)
+    with pytest.raises(SinrError):
+        read_parameters(replace(file, groups=(b"\xff" * 300,) * len(file.groups)), prior)
+
+
+def test_quantization_is_within_half_a_step(network_prior: Prior) -> None:
+    from inrcodec.codec import delta_step
+
+    deltas = np.linspace(-0.3, 0.3, 50).astype(np.float32)
+    for index in (0, 200):
+        steps = quantize(network_prior, 1, index, deltas)
+        error = np.abs(dequantize(network_prior, 1, index, steps) - deltas).max()
+        assert error <= delta_step(network_prior, 1, index) * 0.5001

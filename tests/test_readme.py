@@ -1,0 +1,37 @@
+"""README tells the truth: its commands run, and it names every command there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from inrcodec.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_commands_of_the_use_section_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"<!-- use -->\n```sh\n(.*?)```", README, re.S)
+    (tmp_path / "photo.png").write_bytes((ROOT / "examples" / "parrots.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    lines = [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("inrcodec ")]
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[0] == "encode":
+            words += ["--steps", "1"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (line, result.output)
+
+
+def test_every_command_is_documented_and_has_help() -> None:
+    import typer
+
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert f"inrcodec {name}" in README, name
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", "help"), (name, parameter.name)

@@ -1,0 +1,78 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from inrcodec.errors import OptionError, PriorError
+from inrcodec.train_fields import FieldOptions, import_weights, train_fields
+
+OPTIONS = FieldOptions(
+    channels=(1, 3), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, batch=2,
+    guess_steps=6, fit_steps=14, fit_length=4, slots=2, threads=1, log_every=5, checkpoint_every=3,
+)  # fmt: skip
+
+
+class Noise:
+    """Random pictures, 12 high and 20 wide, as a pure function of seed and step."""
+
+    fingerprint = "noise"
+
+    def __init__(self, stop_at: int = -1) -> None:
+        self.stop_at = stop_at
+
+    def batch(self, seed: int, step: int, count: int, part: slice = slice(None)) -> Tensor:
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        generator = torch.Generator().manual_seed(1000 * seed + step)
+        level = torch.rand(count, 1, 1, 3, generator=generator)
+        return (0.2 * torch.rand(count, 12, 20, 3, generator=generator) + 0.8 * level)[part]
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    options = replace(OPTIONS, guess_steps=60, fit_steps=0, log_every=20, guess_rate=1e-2)
+    train_fields(options, Noise(), tmp_path)
+    losses = [float(row.split(",")[2]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
+    whole = train_fields(OPTIONS, Noise(), tmp_path / "whole")
+    for stop_at in (4, 14):  # in either phase
+        with pytest.raises(KeyboardInterrupt):
+            train_fields(OPTIONS, Noise(stop_at), tmp_path / "parts")
+    parts = train_fields(OPTIONS, Noise(), tmp_path / "parts")
+    assert whole is not None and parts is not None
+    assert all(np.array_equal(whole.tensors[k], parts.tensors[k]) for k in whole.tensors)
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "parts")]
+    assert [row.split(",")[:3] for row in logs[0]] == [row.split(",")[:3] for row in logs[1]]
+
+
+def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
+    first = train_fields(OPTIONS, Noise(), tmp_path / "first")
+    assert first is not None
+    second = train_fields(
+        replace(OPTIONS, guess_steps=0, fit_steps=1, fit_rate=1e-6), Noise(), tmp_path / "second", start=first
+    )
+    assert second is not None
+    before, after = import_weights(first), import_weights(second)
+    assert max(float((before[k] - after[k]).abs().max()) for k in before) < 3e-3
+    with pytest.raises(OptionError, match="other fields"):
+        train_fields(replace(OPTIONS, channels=(1, 2)), Noise(), tmp_path / "third", start=first)
+
+
+def test_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    train_fields(replace(OPTIONS, fit_steps=0), Noise(), tmp_path)
+    with pytest.raises(OptionError, match="fit_steps"):
+        train_fields(OPTIONS, Noise(), tmp_path)
+    path = tmp_path / "checkpoint-0.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(PriorError, match="not a checkpoint"):
+        train_fields(OPTIONS, Noise(), tmp_path)
+
+
+def test_level_0_stays_interpolating(tmp_path: Path) -> None:
+    prior = train_fields(OPTIONS, Noise(), tmp_path)
+    assert prior is not None and prior.tensors["field.kernel"][0, 0] == 0
