@@ -235,15 +235,17 @@ def plot(
         raise OptionError("a plot needs matplotlib: pip install 'inrcodec[bench]'") from None
     figure = Figure(figsize=(8, 5.5), layout="constrained")  # inches; no pyplot, hence no display
     axes = figure.subplots()
+    widest = max((bpp for points in measured.values() for bpp, _ in points), default=math.inf)
     for codec, points in (published or {}).items():
-        axes.plot(*zip(*sorted(points), strict=True), "--", linewidth=1, label=codec)
+        near = sorted(point for point in points if point[0] <= 1.05 * widest)
+        if near:
+            axes.plot(*zip(*near, strict=True), "--", linewidth=1, label=codec)
     for codec, points in measured.items():
         axes.plot(*zip(*sorted(points), strict=True), "o-", markersize=4, label=codec)
-    if measured:
-        axes.set_xlim(0, 1.05 * max(bpp for points in measured.values() for bpp, _ in points))
+    axes.set_xlim(left=0)
     axes.set(xlabel="bits per pixel", ylabel="PSNR of RGB (dB)")
     axes.grid(alpha=0.3)
-    if measured or published:
+    if axes.lines:
         axes.legend(fontsize="small")
     drawing = io.BytesIO()
     figure.savefig(drawing, format=suffix[1:], dpi=150)

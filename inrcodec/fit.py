@@ -231,10 +231,9 @@ def _laplace(offset: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]
     by_b_inside = 0.5 * (far * (0.5 + d) + near * (0.5 - d)) / (b * b * p)
     by_b_outside = -(d - 0.5) / b**2 + whole / (b * b * (1 - whole))
     by_b = torch.where(inside, by_b_inside, by_b_outside)
-    capped = (nats < rate.MOST_BITS * math.log(2)) / math.log(2)  # nats to bits, 0 where the cost is capped
-    bits = (nats / math.log(2)).clamp_max(rate.MOST_BITS).sum()
-    by_offset = by_d * offset.sign() * capped
-    by_log_scale = by_b * raw * capped * ((log_scale >= low) & (log_scale <= high))
+    bits = nats.sum() / math.log(2)
+    by_offset = by_d * offset.sign() / math.log(2)
+    by_log_scale = by_b * raw * ((log_scale >= low) & (log_scale <= high)) / math.log(2)
     return bits, by_offset, by_log_scale
 
 

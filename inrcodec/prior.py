@@ -36,13 +36,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from inrcodec.bitstream import MAX_CONTENT
 from inrcodec.errors import PriorError
 from inrcodec.image import write_atomically
 
 ID_SIZE = 8  # bytes of the SHA-256 that name a prior
 FORMAT = 1
 DEFAULT_PRIOR = "photo"
-MAX_SIZE = 1 << 28  # bytes of a prior file
+MAX_SIZE = MAX_CONTENT  # bytes of a prior file: what a self-contained file can carry
 MAX_CHANNELS = 16  # per level
 MAX_LEVELS = 12
 

@@ -24,7 +24,6 @@ Weights = Mapping[str, Tensor]
 
 LOG_SCALES = (-4.0, 5.0)  # natural log of the Laplace scale: first and last row of the table
 LEAST_SCALE = 0.02  # added to the scale: no value is ever certain
-MOST_BITS = math.log2(TABLE_SUM) + 4  # about the cost of an escape
 PER_NAT = (SCALES - 1) / (LOG_SCALES[1] - LOG_SCALES[0])  # table rows per unit of log scale
 
 
@@ -97,13 +96,15 @@ def _phases(trunk: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 
 
 def laplace_bits(offset: Tensor, log_scale: Tensor) -> Tensor:
-    """Bits of the unit interval around `offset` (value - mean) under a Laplace distribution, elementwise."""
+    """Bits of the unit interval around `offset` (value - mean) under a Laplace distribution, elementwise.
+
+    Far from the mean an escape is cheaper; a loss that says so would no longer pull values back.
+    """
     b = log_scale.clamp(*LOG_SCALES).exp() + LEAST_SCALE
     d = offset.abs()
     inside = 1 - 0.5 * torch.exp(-(0.5 + d) / b) - 0.5 * torch.exp(-(0.5 - d).clamp_min(0) / b)
     tail = (-(d - 0.5) / b + torch.log(-0.5 * torch.expm1(-1 / b))) / math.log(2)
-    bits = -torch.where(d < 0.5, torch.log2(inside.clamp_min(1e-9)), tail)
-    return bits.clamp_max(MOST_BITS)
+    return -torch.where(d < 0.5, torch.log2(inside.clamp_min(1e-9)), tail)
 
 
 def rate(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor) -> Tensor:

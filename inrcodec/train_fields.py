@@ -47,6 +47,7 @@ LOG_HEADER = "step,phase,loss,seconds\n"
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
+TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
 Weights = dict[str, Tensor]
 
@@ -67,7 +68,7 @@ class FieldOptions:
     fit_steps: int = 6000  # of phase 2
     fit_length: int = 60  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
-    finer: float = 0.5  # weight of the error between the pixels, in every second slot; 0: none
+    finer: float = 0.2  # weight of the error between the pixels, in every second slot; 0: none
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
     fit_rate: float = 1e-3  # of Adam in phase 2; falls along a cosine
     seed: int = 0
@@ -147,17 +148,18 @@ def weighted_objective(
 ) -> Tensor:
     """J of noisily rounded fields in bits per pixel, weighted by quality, summed over the pictures.
 
-    finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the mean error of the x2 decode.
+    finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode.
     """
     q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
     lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
     rounded = [fit.noisy_round(z, temperature, generator) for z in fields]
     error = (synthesize(weights, rounded, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
-    if finer is not None:
-        between = synthesize(weights, rounded, q, options.omegas, level=-1) - finer
-        error = error + options.finer / 4 * between.square().sum((1, 2, 3)) * 255**2
     bits = rate.rate(weights, rounded, q).sum(1)
-    return ((error / lam + bits) * (lam / 300) ** 0.5).sum() / (pictures.shape[2] * pictures.shape[3])
+    loss = ((error / lam + bits) * (lam / TYPICAL_LAMBDA) ** 0.5).sum()
+    if finer is not None:  # mostly detail that the pixels do not tell, at any quality: lambda has no say
+        between = synthesize(weights, rounded, q, options.omegas, level=-1) - finer
+        loss = loss + options.finer / 4 * between.square().sum() * 255**2 / TYPICAL_LAMBDA
+    return loss / (pictures.shape[2] * pictures.shape[3])
 
 
 def train_fields(

@@ -65,6 +65,14 @@ def picture() -> NDArray[np.uint8]:
     return np.stack([red, green, blue], -1).clip(0, 255).astype(np.uint8)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a GPU need one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
     """A PNG of the pixels."""
     from PIL import Image

@@ -175,6 +175,7 @@ def test_curves_are_drawn_with_published_ones(tmp_path: Path, suffix: str) -> No
     with pytest.raises(OutputExistsError):
         bench.plot(measured, path)
     bench.plot({}, path, overwrite=True)
+    bench.plot(measured, path, published={"all beyond": [(9.0, 60.0)]}, overwrite=True)
 
 
 def test_a_plot_that_cannot_be_drawn_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inrcodec.bitstream import MAX_CONTENT, Colour, Limits, SinrFile, pack, unpack
@@ -79,6 +79,7 @@ def test_unpack_inverts_pack(file: SinrFile) -> None:
     assert unpack(pack(file)) == file
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     width=st.integers(1, 2000),
     height=st.integers(1, 2000),
@@ -130,6 +131,7 @@ def test_unpack_rejects_every_truncation_as_such(file: SinrFile) -> None:
             unpack(data[:size])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=80))
 def test_unpack_raises_nothing_but_our_error_for_any_body(body: bytes) -> None:
     with pytest.raises(SinrError):
