@@ -51,9 +51,8 @@ RangeDecoder, RangeEncoder = constriction.stream.queue.RangeDecoder, constrictio
 
 STRIPE = 64  # rows that share a context
 STRIPES = 8  # coded together
-CAUSAL = (
-    tuple((-2, x) for x in (-2, -1, 0, 1, 2)) + tuple((-1, x) for x in (-2, -1, 0, 1)) + ((0, -2), (0, -1))
-)
+CHUNK = 16  # rows, even, whose contexts are computed at once
+CAUSAL = tuple((-2, x) for x in (-2, -1, 0, 1, 2)) + tuple((-1, x) for x in (-2, -1, 0, 1)) + ((0, -2), (0, -1))
 AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 REACH = 15  # largest |symbol| that is no escape
 ESCAPE = 2 * REACH + 1  # index of the escape; a table row has ESCAPE + 1 entries
@@ -115,14 +114,8 @@ class _Level:
         np.clip(middle, 0, TOP, out=middle)
         out = middle @ self.head[0]
         out += self.head[1]
-        mean = (
-            np.clip(np.floor(out[:, : self.channels] * 2**-16 + 0.5), -MAX_MEAN, MAX_MEAN)
-            .astype(np.int64)
-            .ravel()
-        )
-        scale = (
-            np.clip(np.floor(out[:, self.channels :] * 2**-20 + 0.5), 0, SCALES - 1).astype(np.int64).ravel()
-        )
+        mean = np.clip(np.floor(out[:, : self.channels] * 2**-16 + 0.5), -MAX_MEAN, MAX_MEAN).astype(np.int64).ravel()
+        scale = np.clip(np.floor(out[:, self.channels :] * 2**-20 + 0.5), 0, SCALES - 1).astype(np.int64).ravel()
         centre = (mean + FRACTIONS // 2) >> 4
         return centre, scale * FRACTIONS + (mean - (centre << 4) + FRACTIONS // 2)
 
@@ -139,11 +132,7 @@ class RateModel:
             table = tensors["rate.table"]
         except KeyError as error:
             raise PriorError(f"the prior has no tensor {error}") from None
-        if (
-            table.shape != (SCALES * FRACTIONS, ESCAPE + 1)
-            or table.min() < 1
-            or np.any(table.sum(1) != TABLE_SUM)
-        ):
+        if table.shape != (SCALES * FRACTIONS, ESCAPE + 1) or table.min() < 1 or np.any(table.sum(1) != TABLE_SUM):
             raise PriorError(
                 f"rate.table should be ({SCALES * FRACTIONS}, {ESCAPE + 1}) with rows that sum to {TABLE_SUM}"
             )
@@ -191,49 +180,48 @@ class RateModel:
     def _blocks(
         self, level: _Level, shape: tuple[int, ...], trunk: Exact | None, quality_index: int
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Rows that are coded together, and what levels above and quality say of a cell (rows, columns, hidden)."""
+        """Rows that are coded together, and what levels above and quality say of each cell (cells, hidden)."""
         bias = level.hidden_bias(quality_index)
         _, height, width = shape
         for top in range(0, height, STRIPE * STRIPES):
             rows = slice(top, min(top + STRIPE * STRIPES, height))
             count = rows.stop - top
+            above = np.empty((count, width, len(bias)), np.float32)
             if level.above is None or trunk is None:
-                above = np.broadcast_to(bias, (count, width, len(bias)))
+                above[:] = np.clip(bias, -TOP, TOP)
             else:
-                parents = trunk[top // 2 : (rows.stop + 1) // 2]
-                above = np.floor((parents @ level.above[0] + level.above[1]) * 2**-12)
-                above = _unfold_phases(above)[:count, :width] + bias
-            yield rows, np.clip(above, -TOP, TOP).astype(np.float32)
+                for start in range(0, count, CHUNK):  # rows that stay in the cache
+                    stop = min(start + CHUNK, count)
+                    part = trunk[(top + start) // 2 : (top + stop + 1) // 2] @ level.above[0]
+                    part += level.above[1]
+                    part *= 2**-12
+                    fine = _unfold_phases(np.floor(part, out=part))[: stop - start, :width]
+                    np.clip(fine + bias, -TOP, TOP, out=above[start:stop], casting="same_kind")
+            yield rows, above.reshape(-1, len(bias))
 
     def _encode_block(self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32]) -> None:
         waves = _Wavefronts(values.shape[1], values.shape[2])
         padded = waves.pad(values)
-        above = above.reshape(-1, above.shape[-1])[waves.cells]
         flat = values.reshape(len(values), -1)[:, waves.cells].T.astype(np.int64)  # (cells, channels)
         for wave in waves:
-            centre, row = level.symbols_of(waves.context(padded, wave), above[wave])
+            centre, row = level.symbols_of(waves.context(padded, wave), above.take(waves.cells[wave], axis=0))
             shift = self.shift[row]
             low = flat[wave].ravel() - centre
             high = low >> shift
             escaped = np.abs(high) > REACH
-            encoder.encode(
-                np.where(escaped, ESCAPE, high + REACH).astype(np.int32), _SYMBOLS, self.table[row]
-            )
+            encoder.encode(np.where(escaped, ESCAPE, high + REACH).astype(np.int32), _SYMBOLS, self.table[row])
             if shift.any():
                 sizes = (1 << shift[shift > 0]).astype(np.int32)
                 encoder.encode((low[shift > 0] & (sizes - 1)).astype(np.int32), _LOW_BITS, sizes)
             for value in high[escaped]:
                 _encode_escape(encoder, int(value))
 
-    def _decode_block(
-        self, decoder: Any, level: _Level, shape: tuple[int, ...], above: NDArray[np.float32]
-    ) -> Ints:
+    def _decode_block(self, decoder: Any, level: _Level, shape: tuple[int, ...], above: NDArray[np.float32]) -> Ints:
         waves = _Wavefronts(shape[1], shape[2])
         padded = waves.pad(np.zeros(shape))
         flat = padded.reshape(shape[0], -1)
-        above = above.reshape(-1, above.shape[-1])[waves.cells]
         for wave in waves:
-            centre, row = level.symbols_of(waves.context(padded, wave), above[wave])
+            centre, row = level.symbols_of(waves.context(padded, wave), above.take(waves.cells[wave], axis=0))
             symbol = decoder.decode(_SYMBOLS, self.table[row])
             value = symbol.astype(np.int64) - REACH
             shift = self.shift[row]
@@ -282,9 +270,7 @@ class _Wavefronts:
         front = x + 2 * row
         self.cells = np.argsort(front, kind="stable")  # row-major within a wavefront: by stripe, then row
         bounds = np.searchsorted(front[self.cells], np.arange(int(front.max()) + 2))
-        self.slices = [
-            slice(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True) if a < b
-        ]
+        self.slices = [slice(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True) if a < b]
         places = (stripe * (STRIPE + 2) + row + 2) * self.line + x + 2
         self.places = places[self.cells]  # of cells in the padded array
         self.offsets = np.array([dy * self.line + dx for dy, dx in CAUSAL])
@@ -323,9 +309,7 @@ def _trunk(level: _Level, values: NDArray[np.int32], trunk: Exact | None) -> Exa
     patches = np.stack(around, axis=1).reshape(-1, height, width)  # (channels * 9, H, W)
     out = np.floor(patches.transpose(1, 2, 0) @ level.trunk[0] * 2**-4)
     if trunk is not None and level.trunk_above is not None:
-        out += _unfold_phases(np.floor((trunk @ level.trunk_above[0] + level.trunk_above[1]) * 2**-12))[
-            :height, :width
-        ]
+        out += _unfold_phases(np.floor((trunk @ level.trunk_above[0] + level.trunk_above[1]) * 2**-12))[:height, :width]
     return np.clip(out + level.trunk[1], 0, TOP)
 
 
@@ -355,12 +339,7 @@ def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, levels: int, ch
 
     def bias(name: str, *shape: int) -> NDArray[np.int64]:
         tensor = tensors[f"rate.{level}.{name}"]
-        if (
-            tensor.shape != shape
-            or tensor.dtype != np.int64
-            or tensor.size
-            and np.abs(tensor).max() >= 1 << 40
-        ):
+        if tensor.shape != shape or tensor.dtype != np.int64 or tensor.size and np.abs(tensor).max() >= 1 << 40:
             raise PriorError(
                 f"rate.{level}.{name} should be int64 {shape} within 2**40, found {tensor.dtype} {tensor.shape}"
             )

@@ -16,9 +16,7 @@ from inrcodec.rate import rate, to_floats, to_integers
 
 def random_fields(height: int, width: int, spread: float, seed: int) -> list[NDArray[np.int32]]:
     rng = np.random.default_rng(seed)
-    return [
-        np.rint(rng.laplace(0, spread, s)).astype(np.int32) for s in field_shapes(height, width, CHANNELS)
-    ]
+    return [np.rint(rng.laplace(0, spread, s)).astype(np.int32) for s in field_shapes(height, width, CHANNELS)]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +26,7 @@ def model(field_prior: Prior) -> RateModel:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (13, 1), (66, 31), (150, 5)])
 @pytest.mark.parametrize("spread", [0.0, 0.4, 30.0])
-def test_decode_gives_back_what_encode_was_given(
-    model: RateModel, height: int, width: int, spread: float
-) -> None:
+def test_decode_gives_back_what_encode_was_given(model: RateModel, height: int, width: int, spread: float) -> None:
     fields = random_fields(height, width, spread, seed=height)
     streams = model.encode(fields, 77)
     assert not any(stream.endswith(b"\0") for stream in streams)
@@ -108,9 +104,7 @@ def plain_symbols(
     t, out = tensors, []
     for y in range(fine.shape[1]):
         for x in range(fine.shape[2]):
-            seen = [
-                value(coarse, c, y // 2 + dy, x // 2 + dx) for c in range(len(coarse)) for dy, dx in around
-            ]
+            seen = [value(coarse, c, y // 2 + dy, x // 2 + dx) for c in range(len(coarse)) for dy, dx in around]
             trunk = [
                 clip((dot(row, seen) >> 4) + int(b))
                 for row, b in zip(t["rate.1.trunk"], t["rate.1.trunk_bias"], strict=True)
@@ -154,7 +148,7 @@ def test_probabilities_are_those_of_the_spec_in_plain_integers() -> None:
     padded = waves.pad(fields[0].astype(np.float64))
     for wave in waves:
         cells = waves.cells[wave]
-        centre, row = model.levels[0].symbols_of(waves.context(padded, wave), above.reshape(-1, 8)[cells])
+        centre, row = model.levels[0].symbols_of(waves.context(padded, wave), above[cells])
         assert list(zip(centre.tolist(), row.tolist(), strict=True)) == [expected[i] for i in cells]
     assert len({row for _, row in expected}) > 20  # the case is not trivial
 
