@@ -36,18 +36,13 @@ def analyse(
     steps = torch.split(gains(weights, conditioning), list(channels), 1)
     for level in range(len(channels) - 1, -1, -1):
         part = {
-            key: weights[f"analysis.{level}.{key}"]
-            for key in ("in", "in_bias", "mid", "mid_bias", "out", "out_bias")
+            key: weights[f"analysis.{level}.{key}"] for key in ("in", "in_bias", "mid", "mid_bias", "out", "out_bias")
         }
         own = pyramid[level]
         missing = own - synthesize(weights, fields, conditioning, omegas, level)
         unit = (0.7 * steps[level][:, :1, None, None]).clamp_min(0.02)
-        seen = functional.pixel_unshuffle(
-            _even(torch.cat([missing / unit, 2 * own], 1)), 2
-        )  # (B, 24, h/2, w/2)
-        x = torch.relu(
-            functional.conv2d(seen, part["in"], padding=1) + (powers @ part["in_bias"].T)[:, :, None, None]
-        )
+        seen = functional.pixel_unshuffle(_even(torch.cat([missing / unit, 2 * own], 1)), 2)  # (B, 24, h/2, w/2)
+        x = torch.relu(functional.conv2d(seen, part["in"], padding=1) + (powers @ part["in_bias"].T)[:, :, None, None])
         x = torch.relu(functional.conv2d(x, part["mid"], part["mid_bias"], padding=1)) + x
         values = functional.pixel_shuffle(functional.conv2d(x, part["out"], part["out_bias"], padding=1), 2)
         fields[level] = values[:, :, : own.shape[2], : own.shape[3]]

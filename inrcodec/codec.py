@@ -107,9 +107,7 @@ def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
     """The prior that a file names: the given one, the file's own or a bundled one. PriorError if it is none of them."""
     if prior is None:
         prior = (
-            parse_prior(file.prior, "the file's own prior")
-            if file.prior is not None
-            else prior_by_id(file.prior_id)
+            parse_prior(file.prior, "the file's own prior") if file.prior is not None else prior_by_id(file.prior_id)
         )
     if prior.id != file.prior_id:
         raise PriorError(f"the file needs prior {file.prior_id.hex()}, but {prior.name} is {prior.id.hex()}")

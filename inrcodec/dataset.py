@@ -98,9 +98,7 @@ class Dataset:
         return pixels
 
 
-def open_dataset(
-    folder: Path, height: int, width: int, *, resize: int = 0, crop: Crop = Crop.CENTRE
-) -> Dataset:
+def open_dataset(folder: Path, height: int, width: int, *, resize: int = 0, crop: Crop = Crop.CENTRE) -> Dataset:
     """All images in a folder and the folders inside it, in the order of their names.
 
     Nothing is read yet. ImageError where there is no folder or no image in it; a file that turns out not to

@@ -6,15 +6,14 @@ Priors with fields minimise, over the fields s in steps,
 
 The analysis network takes the first step. Each further one follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
-by the gradient's RMS per level; step sizes and temperatures are the prior's, learned for
-this. The last rounding is hard, and keeps of each value's neighbours the one that lowers J.
+by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is hard.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
 biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for each step.
 
-Nothing here builds a graph through a whole picture: the network and the rate model are differentiated
-by hand, in blocks that stay in the cache (`network` and `rate` are the plain forms that tests compare
-with), so memory is about 0.5 kB per pixel whatever the prior, and no step waits for the device.
+No graph is built through the network or the rate model: they are differentiated by hand, in blocks that
+stay in the cache, and of a large picture only one band's samples are in memory. `synthesis` and `rate` have the
+plain forms, which tests compare with.
 """
 
 from __future__ import annotations
@@ -37,9 +36,11 @@ from inrcodec.grid import pixel_grid
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Prior
 from inrcodec.siren import siren
+from inrcodec.synthesis import HALO
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
+BAND = 1 << 18  # pixels whose inputs of the network are in memory at once
 BLOCK = 16384  # samples that are differentiated at once
 MOMENTUM, MEMORY = 0.9, 0.99  # of the gradient and of its mean square
 SQUARED_UNIT = 255.0**2
@@ -83,13 +84,9 @@ class _SquaredError(torch.autograd.Function):
         weights, omegas = model.weights, model.omegas
         first, last = weights["siren.0.weight"], len(omegas)
         condition = torch.cat([q, q**2], 1)[0]  # (2,): one quality per fit
-        layers = [
-            (omegas[0] * first[:, :-2], omegas[0] * (weights["siren.0.bias"] + first[:, -2:] @ condition))
-        ]
+        layers = [(omegas[0] * first[:, :-2], omegas[0] * (weights["siren.0.bias"] + first[:, -2:] @ condition))]
         layers += [
-            (w * weights[f"siren.{i}.weight"], w * weights[f"siren.{i}.bias"])
-            for i, w in enumerate(omegas)
-            if i
+            (w * weights[f"siren.{i}.weight"], w * weights[f"siren.{i}.bias"]) for i, w in enumerate(omegas) if i
         ]
         out, bias, skip = (
             weights[f"siren.{last}.weight"],
@@ -116,9 +113,7 @@ class _SquaredError(torch.autograd.Function):
         return total * SQUARED_UNIT
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return upstream * gradient, None, None, None
 
@@ -178,14 +173,9 @@ def _block_bits(
 
     padded (C, h + 2, w + 4) is the stripe with zeros above and aside; parents (features, rows / 2, ceil(w / 2)).
     """
-    part = {
-        k: model.weights[f"rate.{level}.{k}"]
-        for k in ("causal", "bias", "mid", "mid_bias", "head", "head_bias")
-    }
+    part = {k: model.weights[f"rate.{level}.{k}"] for k in ("causal", "bias", "mid", "mid_bias", "head", "head_bias")}
     count, width, channels = rows.stop - rows.start, padded.shape[2] - 4, len(padded)
-    windows = [
-        (slice(rows.start + 2 + dy, rows.stop + 2 + dy), slice(2 + dx, 2 + dx + width)) for dy, dx in CAUSAL
-    ]
+    windows = [(slice(rows.start + 2 + dy, rows.stop + 2 + dy), slice(2 + dx, 2 + dx + width)) for dy, dx in CAUSAL]
     context = torch.stack([padded[:, y, x] for y, x in windows], 1).reshape(channels * len(CAUSAL), -1)
     bias = part["bias"] @ torch.stack([torch.ones_like(q[0, 0]), q[0, 0], q[0, 0] ** 2])  # (hidden,)
     hidden = torch.addmm(bias[:, None], part["causal"], context)
@@ -237,13 +227,34 @@ def _laplace(offset: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return bits, by_offset, by_log_scale
 
 
-def objective(model: FieldModel, fields: Sequence[Tensor], target: Tensor, q: Tensor, lam: float) -> Tensor:
-    """J in bits of fields in steps (B, C, h, w) for pictures (B, 3, H, W)."""
-    planes = synthesis.inputs(model.weights, fields, q)
-    error = _SquaredError.apply(planes, target, model, q)  # type: ignore[no-untyped-call]
-    levels = enumerate(zip(fields, rate.trunks(model.weights, fields), strict=True))
-    bits = sum(_Bits.apply(z, trunk, model, q, level) for level, (z, trunk) in levels)  # type: ignore[no-untyped-call]
-    return error / lam + bits  # type: ignore[no-any-return]
+def objective(
+    model: FieldModel, fields: Sequence[Tensor], target: Tensor, q: Tensor, lam: float
+) -> tuple[Tensor, list[Tensor]]:
+    """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W).
+
+    The error is taken band by band, so that only one band's inputs of the network are in memory.
+    """
+    leaves = [z.detach().requires_grad_() for z in fields]
+    levels = enumerate(zip(leaves, rate.trunks(model.weights, leaves), strict=True))
+    parts = [_Bits.apply(z, trunk, model, q, level) for level, (z, trunk) in levels]  # type: ignore[no-untyped-call]
+    bits = torch.stack(parts).sum()
+    halos = [synthesis.haloed(z) for z in leaves]
+    upstream = [torch.zeros_like(z) for z in halos]
+    height, width = target.shape[2:]
+    coarsest = 1 << (len(fields) - 1)
+    rows = max(1, BAND // (width * coarsest)) * coarsest
+    error = target.new_zeros(())
+    for top in range(0, height, rows):
+        band = target[:, :, top : top + rows]
+        places = [slice(top >> i, -(-min(top + rows, height) >> i) + 2 * HALO) for i in range(len(fields))]
+        cut = [z.detach()[:, :, place].requires_grad_() for z, place in zip(halos, places, strict=True)]
+        planes = synthesis.inputs_of_part(model.weights, cut, q, 0, band.shape[2], width)
+        part: Tensor = _SquaredError.apply(planes, band, model, q) / lam  # type: ignore[no-untyped-call]
+        for whole, place, gradient in zip(upstream, places, torch.autograd.grad(part, cut), strict=True):
+            whole[:, :, place] += gradient
+        error += part.detach()
+    gradients = torch.autograd.grad([bits, *halos], leaves, [torch.ones_like(bits), *upstream])
+    return error + bits.detach(), list(gradients)
 
 
 def soft_round(x: Tensor, temperature: float) -> Tensor:
@@ -298,7 +309,7 @@ def refine(
         temperature = hot + (cold - hot) * part
         leaves = [z.detach().requires_grad_() for z in fields]
         rounded = [noisy_round(z, temperature, generator) for z in leaves]
-        gradients = torch.autograd.grad(objective(model, rounded, target, q, lam), leaves)
+        gradients = torch.autograd.grad(rounded, leaves, objective(model, rounded, target, q, lam)[1])
         for i, gradient in enumerate(gradients):
             size = sizes[i, 0] + (sizes[i, 1] - sizes[i, 0]) * part
             fields[i], momenta[i], squares[i] = descend(
@@ -345,14 +356,8 @@ def fit_network(
     count = len(coordinates)
     for step in range(steps):
         adam.param_groups[0]["lr"] = NETWORK_RATE * (1 - 0.9 * step / steps)
-        chosen = (
-            torch.randint(count, (PIXELS,), generator=generator, device=device)
-            if count > PIXELS
-            else slice(None)
-        )
-        error = siren(weights, coordinates[chosen], prior.architecture.omegas) - (
-            colours[chosen].float() / 255 - 0.5
-        )
+        chosen = torch.randint(count, (PIXELS,), generator=generator, device=device) if count > PIXELS else slice(None)
+        error = siren(weights, coordinates[chosen], prior.architecture.omegas) - (colours[chosen].float() / 255 - 0.5)
         adam.zero_grad()
         error.square().mean().backward()  # type: ignore[no-untyped-call]
         for layer, mask in enumerate(masks):
@@ -364,8 +369,6 @@ def fit_network(
             progress(step + 1, steps)
     deltas = {name: (weights[name].detach() - start[name]).cpu() for name in names}
     return [
-        np.concatenate(
-            [deltas[f"siren.{i}.weight"].numpy()[mask.cpu().numpy()], deltas[f"siren.{i}.bias"].numpy()]
-        )
+        np.concatenate([deltas[f"siren.{i}.weight"].numpy()[mask.cpu().numpy()], deltas[f"siren.{i}.bias"].numpy()])
         for i, mask in enumerate(masks)
     ]

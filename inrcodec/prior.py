@@ -164,12 +164,8 @@ def _check_network(architecture: Architecture, tensors: Mapping[str, NDArray[Any
         if weight is None or bias is None or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise PriorError(f"{source}: siren.{layer} needs a float32 weight and bias")
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            raise PriorError(
-                f"{source}: siren.{layer} should take {width} inputs, found weight {weight.shape}"
-            )
-        if mask is not None and (
-            mask.dtype != np.uint8 or mask.shape != weight.shape or mask.max(initial=0) > 1
-        ):
+            raise PriorError(f"{source}: siren.{layer} should take {width} inputs, found weight {weight.shape}")
+        if mask is not None and (mask.dtype != np.uint8 or mask.shape != weight.shape or mask.max(initial=0) > 1):
             raise PriorError(f"{source}: siren.{layer}.mask should be 0 or 1 for each weight")
         if mask is not None and np.any(weight[mask == 0]):
             raise PriorError(f"{source}: siren.{layer} has pruned weights that are not zero")

@@ -22,15 +22,11 @@ __all__ = ["apply_masks", "count_surviving", "full_masks", "prune"]
 def full_masks(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Masks under which every weight survives."""
     return {
-        name: torch.ones_like(value, dtype=torch.bool)
-        for name, value in parameters.items()
-        if name.endswith(".weight")
+        name: torch.ones_like(value, dtype=torch.bool) for name, value in parameters.items() if name.endswith(".weight")
     }
 
 
-def prune(
-    parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], fraction: float
-) -> dict[str, Tensor]:
+def prune(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
     """`masks` without the smallest `fraction` of the surviving weights, rounded down to whole weights.
 
     Of equal magnitudes the first in the order of `masks` goes first. OptionError unless 0 <= fraction < 1.
@@ -49,8 +45,7 @@ def prune(
 def apply_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`parameters` with +0.0 wherever a weight does not survive."""
     return {
-        name: torch.where(masks[name], value, 0.0) if name in masks else value
-        for name, value in parameters.items()
+        name: torch.where(masks[name], value, 0.0) if name in masks else value for name, value in parameters.items()
     }
 
 

@@ -67,9 +67,7 @@ def trunks(weights: Weights, fields: Sequence[Tensor]) -> list[Tensor | None]:
     return out[::-1]
 
 
-def distributions(
-    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor
-) -> list[tuple[Tensor, Tensor]]:
+def distributions(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Mean and log scale of every value, each shaped like its field; fields (B, C, h, w) level 0 first, q (B, 1)."""
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     out = []
@@ -79,9 +77,7 @@ def distributions(
         if trunk is not None:
             a = a + _phases(trunk, weights[name + "above"], weights[name + "above_bias"], *values.shape[-2:])
         h = _pointwise(torch.relu(a), weights[name + "mid"], weights[name + "mid_bias"])
-        mean, log_scale = _pointwise(
-            torch.relu(h), weights[name + "head"], weights[name + "head_bias"]
-        ).chunk(2, 1)
+        mean, log_scale = _pointwise(torch.relu(h), weights[name + "head"], weights[name + "head_bias"]).chunk(2, 1)
         out.append((mean, log_scale))
     return out
 
@@ -110,9 +106,7 @@ def laplace_bits(offset: Tensor, log_scale: Tensor) -> Tensor:
 def rate(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor) -> Tensor:
     """Bits of each level, (B, levels), level 0 first."""
     levels = zip(fields, distributions(weights, fields, conditioning), strict=True)
-    return torch.stack(
-        [laplace_bits(z - mean, log_scale).sum((1, 2, 3)) for z, (mean, log_scale) in levels], 1
-    )
+    return torch.stack([laplace_bits(z - mean, log_scale).sum((1, 2, 3)) for z, (mean, log_scale) in levels], 1)
 
 
 def init_rate(

@@ -128,8 +128,7 @@ def _sampler(
     architecture = prior.architecture
     q = parameters.conditioning
     layers = [
-        (parameters.network[f"siren.{i}.weight"].T, parameters.network[f"siren.{i}.bias"])
-        for i in range(prior.layers)
+        (parameters.network[f"siren.{i}.weight"].T, parameters.network[f"siren.{i}.bias"]) for i in range(prior.layers)
     ]
     if architecture.channels:  # the conditioning is the same everywhere: part of the first bias
         weight, bias = layers[0]

@@ -18,6 +18,8 @@ from inrcodec.lattice import cells
 
 Weights = Mapping[str, Tensor]
 
+CHUNK = 1 << 17  # samples that go through the network at once
+
 
 def cubic(t: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """The cubic (B, C) kernel at distances t, in cells (Mitchell & Netravali 1988, eq. 8)."""
@@ -27,18 +29,29 @@ def cubic(t: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t))) / 6
 
 
+HALO = 2  # cells beyond a field's border that its kernel reaches
+
+
+def haloed(values: Tensor) -> Tensor:
+    """Fields (B, C, h, w) with their outermost cells repeated: (B, C, h + 4, w + 4)."""
+    return functional.pad(values, (HALO, HALO, HALO, HALO), mode="replicate")
+
+
 def upsample(values: Tensor, factor: int, kernel: Tensor) -> Tensor:
-    """Fields (B, C, h, w) at `factor` times as many centres per axis; kernel is (B, C) of the cubic, shape (2,)."""
-    if factor == 1:
-        return values
+    """Haloed fields (B, C, h + 4, w + 4) at `factor` times as many centres per axis: (B, C, factor h, factor w).
+
+    kernel is (B, C) of the cubic, shape (2,).
+    """
     batch, channels, height, width = values.shape
+    if factor == 1:
+        return values[:, :, HALO:-HALO, HALO:-HALO]
     phase = (torch.arange(factor, device=values.device) + 0.5) / factor - 0.5  # of the finer centres, in cells
-    taps = torch.arange(-2, 3, device=values.device)
+    taps = torch.arange(-HALO, HALO + 1, device=values.device)
     weights = cubic(taps[None] - phase[:, None], kernel[0], kernel[1])  # (factor, 5)
     bank = torch.einsum("ay,bx->abyx", weights, weights).reshape(factor * factor, 1, 5, 5)
-    planes = functional.pad(values.reshape(batch * channels, 1, height, width), (2, 2, 2, 2), mode="replicate")
+    planes = values.reshape(batch * channels, 1, height, width)
     fine = functional.pixel_shuffle(functional.conv2d(planes, bank), factor)
-    return fine.reshape(batch, channels, height * factor, width * factor)
+    return fine.reshape(batch, channels, fine.shape[2], fine.shape[3])
 
 
 def gains(weights: Weights, conditioning: Tensor) -> Tensor:
@@ -51,15 +64,22 @@ def inputs(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, lev
 
     Level -1 has two samples per pixel and axis.
     """
-    steps = gains(weights, conditioning)
-    batch, _, height, width = fields[max(level, 0)].shape
+    height, width = fields[max(level, 0)].shape[2:]
     if level < 0:
         height, width = height << -level, width << -level
+    return inputs_of_part(weights, [haloed(z) for z in fields], conditioning, level, height, width)
+
+
+def inputs_of_part(
+    weights: Weights, halos: Sequence[Tensor], conditioning: Tensor, level: int, height: int, width: int
+) -> Tensor:
+    """`inputs` of the first rows and columns under haloed fields, which may be parts of larger ones."""
+    steps = gains(weights, conditioning)
     planes, at = [], 0
-    for number, values in enumerate(fields):
+    for number, values in enumerate(halos):
         channels = values.shape[1]
         if number < level:
-            planes.append(values.new_zeros(batch, channels, height, width))
+            planes.append(values.new_zeros(len(values), channels, height, width))
         else:
             scaled = values * steps[:, at : at + channels, None, None]
             fine = upsample(scaled, 1 << (number - level), weights["field.kernel"][number])
@@ -71,16 +91,17 @@ def inputs(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, lev
 def network(weights: Weights, planes: Tensor, conditioning: Tensor, omegas: Sequence[float]) -> Tensor:
     """The SIREN with its linear skip, at planar inputs: (B, all channels, H, W) -> (B, 3, H, W)."""
     batch, _, height, width = planes.shape
-    x = planes.flatten(2)  # (B, C, N)
     condition = torch.cat([conditioning, conditioning**2], 1)  # (B, 2)
-    first = weights["siren.0.weight"]
+    first, last = weights["siren.0.weight"], len(omegas)
     bias = weights["siren.0.bias"] + condition @ first[:, -2:].T  # (B, out)
-    h = torch.sin(omegas[0] * (first[:, :-2] @ x + bias[:, :, None]))
-    for i, omega in enumerate(omegas[1:], start=1):
-        h = torch.sin(omega * (weights[f"siren.{i}.weight"] @ h + weights[f"siren.{i}.bias"][:, None]))
-    last = len(omegas)
-    y = weights[f"siren.{last}.weight"] @ h + weights[f"siren.{last}.bias"][:, None] + weights["skip.weight"] @ x
-    return y.reshape(batch, 3, height, width)
+    parts = []
+    for x in torch.split(planes.flatten(2), CHUNK, 2):  # (B, C, at most CHUNK)
+        h = torch.sin(omegas[0] * (first[:, :-2] @ x + bias[:, :, None]))
+        for i, omega in enumerate(omegas[1:], start=1):
+            h = torch.sin(omega * (weights[f"siren.{i}.weight"] @ h + weights[f"siren.{i}.bias"][:, None]))
+        y = weights[f"siren.{last}.weight"] @ h + weights[f"siren.{last}.bias"][:, None]
+        parts.append(y + weights["skip.weight"] @ x)
+    return torch.cat(parts, 2).reshape(batch, 3, height, width)
 
 
 def synthesize(

@@ -38,9 +38,7 @@ def field_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     weights = field_weights()
     tensors = {k: v.numpy() for k, v in weights.items() if not k.startswith("rate.")} | to_integers(weights)
     architecture = Architecture(OMEGAS, coordinates=False, channels=CHANNELS)
-    return save_prior(
-        tmp_path_factory.mktemp("prior") / "fields.safetensors", "fields", architecture, tensors
-    )
+    return save_prior(tmp_path_factory.mktemp("prior") / "fields.safetensors", "fields", architecture, tensors)
 
 
 @pytest.fixture(scope="session")

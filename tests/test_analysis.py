@@ -7,9 +7,7 @@ from inrcodec.lattice import field_shapes
 
 def test_fields_have_the_shapes_of_the_lattice_for_any_size() -> None:
     for height, width in ((1, 1), (1, 9), (22, 37), (16, 8)):
-        fields = analyse(
-            field_weights(), torch.rand(1, 3, height, width) - 0.5, torch.zeros(1, 1), CHANNELS, OMEGAS
-        )
+        fields = analyse(field_weights(), torch.rand(1, 3, height, width) - 0.5, torch.zeros(1, 1), CHANNELS, OMEGAS)
         assert [tuple(z.shape[1:]) for z in fields] == field_shapes(height, width, CHANNELS)
 
 

@@ -39,9 +39,7 @@ def run(folder: Path, *words: str) -> tuple[int, str, str]:
 
 
 def encoded(folder: Path, *words: str) -> None:
-    code, _, errors = run(
-        folder, "encode", "photo.png", "--prior", "fields.safetensors", "--steps", "1", *words
-    )
+    code, _, errors = run(folder, "encode", "photo.png", "--prior", "fields.safetensors", "--steps", "1", *words)
     assert code == 0, errors
 
 
@@ -65,9 +63,7 @@ def test_encode_and_decode_write_beside_the_input(folder: Path) -> None:
 )
 def test_decode_makes_any_size(folder: Path, words: list[str], size: tuple[int, int]) -> None:
     encoded(folder)
-    code, _, errors = run(
-        folder, "decode", "photo.sinr", "--prior", "fields.safetensors", "-o", "x.png", *words
-    )
+    code, _, errors = run(folder, "decode", "photo.sinr", "--prior", "fields.safetensors", "-o", "x.png", *words)
     assert code == 0, errors
     with Image.open(folder / "x.png") as image:
         assert image.size == size
@@ -184,7 +180,5 @@ def test_torch_is_not_imported_where_it_is_not_needed(folder: Path) -> None:
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
     for words in (["--help"], ["info", "photo.sinr"], ["decode", "photo.sinr"], ["priors"]):
-        result = subprocess.run(
-            [sys.executable, "-c", script, *words], cwd=folder, capture_output=True, text=True
-        )
+        result = subprocess.run([sys.executable, "-c", script, *words], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

@@ -51,17 +51,13 @@ def test_the_same_options_give_the_same_bytes(prior: Prior, picture: NDArray[np.
     assert a == b
 
 
-def test_header_overhead_of_a_plain_picture_is_at_most_40_bytes(
-    prior: Prior, picture: NDArray[np.uint8]
-) -> None:
+def test_header_overhead_of_a_plain_picture_is_at_most_40_bytes(prior: Prior, picture: NDArray[np.uint8]) -> None:
     encoded = encode(picture_of(picture), EncodeOptions(steps=1), prior=prior)
     assert len(encoded.data) - sum(encoded.groups) <= 40
 
 
 def test_grey_and_metadata_come_back(prior: Prior, picture: NDArray[np.uint8]) -> None:
-    grey = Picture(
-        np.repeat(picture[..., :1], 3, axis=2), grey=True, metadata={"icc": b"profile", "xmp": b"<x/>"}
-    )
+    grey = Picture(np.repeat(picture[..., :1], 3, axis=2), grey=True, metadata={"icc": b"profile", "xmp": b"<x/>"})
     found = decode(encode(grey, EncodeOptions(steps=1), prior=prior).data, prior=prior)
     assert found.grey and dict(found.metadata) == {"icc": b"profile", "xmp": b"<x/>"}
     assert np.array_equal(found.pixels[..., 0], found.pixels[..., 2])
@@ -99,9 +95,7 @@ def test_a_self_contained_file_opens_without_its_prior(prior: Prior, picture: ND
         decode(plain)
 
 
-def test_another_prior_is_refused(
-    field_prior: Prior, network_prior: Prior, picture: NDArray[np.uint8]
-) -> None:
+def test_another_prior_is_refused(field_prior: Prior, network_prior: Prior, picture: NDArray[np.uint8]) -> None:
     data = encode(picture_of(picture), EncodeOptions(steps=1), prior=field_prior).data
     with pytest.raises(PriorError, match=network_prior.id.hex()):
         decode(data, prior=network_prior)

@@ -75,9 +75,7 @@ def test_centre_crop_is_in_the_centre(tmp_path: Path) -> None:
 def test_random_crops_reach_every_place_and_none_outside(tmp_path: Path) -> None:
     ramp(tmp_path / "ramp.png")
     dataset = open_dataset(tmp_path, 10, 18, crop=Crop.RANDOM)
-    corners = {
-        tuple((dataset.batch(0, step, 1)[0, 0, 0] * 255).round().int().tolist()) for step in range(200)
-    }
+    corners = {tuple((dataset.batch(0, step, 1)[0, 0, 0] * 255).round().int().tolist()) for step in range(200)}
     assert corners == {(left, top, 0) for left in range(3) for top in range(3)}
 
 

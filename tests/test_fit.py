@@ -4,6 +4,7 @@ import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 from numpy.typing import NDArray
 
+from inrcodec import fit
 from inrcodec.errors import OptionError
 from inrcodec.fit import FieldModel, fit_fields, fit_network, objective, refine, soft_round, torch_device
 from inrcodec.lattice import field_shapes
@@ -25,18 +26,27 @@ def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, wid
     model = FieldModel(field_weights(), OMEGAS, CHANNELS)
     target = torch.rand(batch, 3, height, width) - 0.5
     q = torch.full((1, 1), 0.4)
-    by_hand = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
-    fast = objective(model, by_hand, target, q, 300.0)
-    fast.backward()  # type: ignore[no-untyped-call]
+    fast, by_hand = objective(model, random_fields(height, width, batch), target, q, 300.0)
     plain = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
     qs = q.expand(batch, 1)
     error = (synthesize(model.weights, plain, qs, OMEGAS) - target).square().sum() * 255**2
     slow = error / 300.0 + rate(model.weights, plain, qs).sum()
     slow.backward()  # type: ignore[no-untyped-call]
-    assert float(fast.detach()) == pytest.approx(float(slow.detach()), rel=1e-5)
-    for a, b in zip(by_hand, plain, strict=True):
-        assert a.grad is not None and b.grad is not None
-        assert torch.allclose(a.grad, b.grad, rtol=1e-3, atol=1e-4 * float(b.grad.abs().max()))
+    assert float(fast) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for gradient, z in zip(by_hand, plain, strict=True):
+        assert z.grad is not None
+        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+
+
+def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    whole, expected = objective(model, fields, target, q, 300.0)
+    monkeypatch.setattr(fit, "BAND", 45 * 8)
+    bands, found = objective(model, fields, target, q, 300.0)
+    assert float(whole) == pytest.approx(float(bands), rel=1e-5)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
 
 
 def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
@@ -48,7 +58,7 @@ def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8
     for steps in (0, 10, 60):
         generator = torch.Generator().manual_seed(0)
         fields = refine(model, [z.clone() for z in start], target, q, 200.0, steps, generator)
-        found.append(float(objective(model, [z.round() for z in fields], target, q, 200.0).detach()))
+        found.append(float(objective(model, [z.round() for z in fields], target, q, 200.0)[0]))
     assert found[0] > found[1] > found[2]
 
 
@@ -75,9 +85,7 @@ def test_a_network_fit_leaves_pruned_weights_alone_and_lowers_the_error(
     network_prior: Prior, picture: NDArray[np.uint8]
 ) -> None:
     few, many = (fit_network(network_prior, picture, steps, CPU) for steps in (1, 60))
-    assert [len(d) for d in many] == [
-        int(network_prior.mask(i).sum()) + len(network_prior.mask(i)) for i in range(3)
-    ]
+    assert [len(d) for d in many] == [int(network_prior.mask(i).sum()) + len(network_prior.mask(i)) for i in range(3)]
     assert np.abs(many[1]).max() > np.abs(few[1]).max() > 0
 
 

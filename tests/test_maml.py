@@ -39,9 +39,7 @@ def pictures() -> Tensor:
     return torch.rand(2, HEIGHT * WIDTH, 3, generator=seeded(1)).double() - 0.5
 
 
-def loss_and_gradient(
-    arrays: Arrays, inputs: NDArray[np.float64], target: NDArray[np.float64]
-) -> tuple[float, Arrays]:
+def loss_and_gradient(arrays: Arrays, inputs: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, Arrays]:
     """Mean squared error of the network and its gradient, by backpropagation written out in NumPy."""
     hidden, angles = [inputs], []
     for i, omega in enumerate(INNER.omegas):
@@ -85,14 +83,10 @@ def test_meta_gradient_agrees_with_finite_differences_of_a_numpy_inner_loop(
                 moved = array.copy()
                 moved[index] += sign * step
                 ends.append(outer_loss({**arrays, name: moved}, inputs, targets))
-            assert gradient[name][index].item() == pytest.approx(
-                (ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-7
-            )
+            assert gradient[name][index].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-7)
 
 
-def unrolled(
-    parameters: Parameters, coordinates: Tensor, pictures: Tensor, second_order: bool
-) -> list[Tensor]:
+def unrolled(parameters: Parameters, coordinates: Tensor, pictures: Tensor, second_order: bool) -> list[Tensor]:
     """Gradient of the summed outer loss by autograd through an explicit loop, one per parameter."""
     leaves = [value.clone().requires_grad_() for value in parameters.values()]
     total = torch.zeros((), dtype=torch.float64)
@@ -100,26 +94,20 @@ def unrolled(
         values = leaves
         for _ in range(INNER.steps):
             output = siren(dict(zip(parameters, values, strict=True)), coordinates, INNER.omegas)
-            gradient = torch.autograd.grad(
-                (output - picture).square().mean(), values, create_graph=second_order
-            )
+            gradient = torch.autograd.grad((output - picture).square().mean(), values, create_graph=second_order)
             values = [value - INNER.rate * g for value, g in zip(values, gradient, strict=True)]
         output = siren(dict(zip(parameters, values, strict=True)), coordinates, INNER.omegas)
         total = total + (output - picture).square().mean()
     return list(torch.autograd.grad(total, leaves))
 
 
-def test_meta_gradient_is_of_second_order(
-    parameters: Parameters, coordinates: Tensor, pictures: Tensor
-) -> None:
+def test_meta_gradient_is_of_second_order(parameters: Parameters, coordinates: Tensor, pictures: Tensor) -> None:
     gradient, _ = meta_gradient(parameters, full_masks(parameters), coordinates, pictures, INNER)
     second = unrolled(parameters, coordinates, pictures, second_order=True)
     first = unrolled(parameters, coordinates, pictures, second_order=False)
     for value, exact in zip(gradient.values(), second, strict=True):
         torch.testing.assert_close(value, exact, rtol=1e-9, atol=1e-13)
-    assert any(
-        (value - rough).norm() > 0.1 * value.norm() for value, rough in zip(second, first, strict=True)
-    )
+    assert any((value - rough).norm() > 0.1 * value.norm() for value, rough in zip(second, first, strict=True))
 
 
 def test_meta_gradient_is_the_same_one_picture_at_a_time(
@@ -132,9 +120,7 @@ def test_meta_gradient_is_the_same_one_picture_at_a_time(
     torch.testing.assert_close(together, singly)
 
 
-def test_adapt_takes_plain_gradient_steps(
-    parameters: Parameters, coordinates: Tensor, pictures: Tensor
-) -> None:
+def test_adapt_takes_plain_gradient_steps(parameters: Parameters, coordinates: Tensor, pictures: Tensor) -> None:
     expected = {name: value.numpy() for name, value in parameters.items()}
     for _ in range(INNER.steps):
         _, gradient = loss_and_gradient(expected, coordinates.numpy(), pictures[0].numpy())
@@ -172,8 +158,7 @@ def test_adam_step_agrees_with_torch(parameters: Parameters) -> None:
     first, second = ({name: torch.zeros_like(value) for name, value in parameters.items()} for _ in range(2))
     for count in range(1, 6):
         gradient = {
-            name: torch.randn(value.shape, generator=seeded(count)).double()
-            for name, value in parameters.items()
+            name: torch.randn(value.shape, generator=seeded(count)).double() for name, value in parameters.items()
         }
         parameters, first, second = adam_step(parameters, gradient, first, second, count, 1e-3)
         for name, leaf in leaves.items():
@@ -186,18 +171,14 @@ def test_adam_step_agrees_with_torch(parameters: Parameters) -> None:
 def test_adam_does_not_move_what_has_no_moments_and_no_gradient() -> None:
     weight = {"siren.0.weight": torch.tensor([0.0, 0.5])}
     zeros = {"siren.0.weight": torch.zeros(2)}
-    moved, first, second = adam_step(
-        weight, {"siren.0.weight": torch.tensor([-0.0, 1.0])}, zeros, zeros, 1, 0.1
-    )
+    moved, first, second = adam_step(weight, {"siren.0.weight": torch.tensor([-0.0, 1.0])}, zeros, zeros, 1, 0.1)
     assert math.copysign(1, moved["siren.0.weight"][0].item()) == 1
     assert moved["siren.0.weight"][0] == first["siren.0.weight"][0] == second["siren.0.weight"][0] == 0
     assert moved["siren.0.weight"][1] == pytest.approx(0.4)  # the first step of Adam is the rate itself
 
 
 @pytest.mark.cuda
-def test_meta_gradient_is_the_same_on_a_gpu(
-    parameters: Parameters, coordinates: Tensor, pictures: Tensor
-) -> None:
+def test_meta_gradient_is_the_same_on_a_gpu(parameters: Parameters, coordinates: Tensor, pictures: Tensor) -> None:
     masks = full_masks(parameters)
     gradient, losses = meta_gradient(parameters, masks, coordinates, pictures, INNER)
     there, same = meta_gradient(

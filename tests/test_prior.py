@@ -60,9 +60,7 @@ def test_the_id_changes_with_any_bit(network_prior: Prior) -> None:
         ({"notes": 4}, "not an inrcodec prior"),
     ],
 )
-def test_metadata_that_does_not_fit_is_refused(
-    network_prior: Prior, case: dict[str, object], match: str
-) -> None:
+def test_metadata_that_does_not_fit_is_refused(network_prior: Prior, case: dict[str, object], match: str) -> None:
     with pytest.raises(PriorError, match=match):
         parse_prior(rewritten(network_prior, **case), "x")  # type: ignore[arg-type]
 

@@ -9,9 +9,7 @@ from inrcodec.rate import distributions, laplace_bits, laplace_table, rate
 
 def fields_of(height: int, width: int, seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn(1, *s, generator=generator).mul(2).round() for s in field_shapes(height, width, CHANNELS)
-    ]
+    return [torch.randn(1, *s, generator=generator).mul(2).round() for s in field_shapes(height, width, CHANNELS)]
 
 
 def test_probabilities_of_all_integers_sum_to_one() -> None:

@@ -18,8 +18,7 @@ from inrcodec.synthesis import synthesize
 def parameters_of(prior: Prior, height: int, width: int, q: float = 0.3) -> Parameters:
     rng = np.random.default_rng(height)
     fields = [
-        np.rint(rng.laplace(0, 2, s)).astype(np.int32)
-        for s in field_shapes(height, width, prior.architecture.channels)
+        np.rint(rng.laplace(0, 2, s)).astype(np.int32) for s in field_shapes(height, width, prior.architecture.channels)
     ]
     network = {k: v for k, v in prior.tensors.items() if k.startswith("siren.")}
     return Parameters(height, width, q, network, tuple(fields))
@@ -52,13 +51,13 @@ def test_fields_at_scale_4_render_as_in_torch(field_prior: Prior) -> None:
     height, width = 11, 18
     parameters = parameters_of(field_prior, height, width)
     model = FieldModel.of(field_prior, torch.device("cpu"))
-    from inrcodec.synthesis import gains, network, upsample
+    from inrcodec.synthesis import gains, haloed, network, upsample
 
     q = torch.full((1, 1), 0.3)
     steps, planes, at = gains(model.weights, q)[0], [], 0
     for level, values in enumerate(parameters.fields):
         scaled = torch.from_numpy(values).float()[None] * steps[at : at + len(values), None, None]
-        fine = upsample(scaled, 4 << level, model.weights["field.kernel"][level])
+        fine = upsample(haloed(scaled), 4 << level, model.weights["field.kernel"][level])
         planes.append(fine[:, :, : 4 * height, : 4 * width])
         at += len(values)
     expected = network(model.weights, torch.cat(planes, 1), q, OMEGAS)[0]
@@ -74,9 +73,7 @@ def test_a_network_of_coordinates_renders_as_in_torch(network_prior: Prior, scal
     assert agrees(render(network_prior, parameters, whole(13, 22, scale)), as_bytes(expected))
 
 
-def test_a_region_is_bit_for_bit_a_part_of_the_whole(
-    field_prior: Prior, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_region_is_bit_for_bit_a_part_of_the_whole(field_prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TILE", 16)
     parameters = parameters_of(field_prior, 40, 53)
     picture = render(field_prior, parameters, whole(40, 53, 2))

@@ -66,11 +66,7 @@ def test_init_siren_is_a_function_of_the_generator() -> None:
     assert not torch.equal(once["siren.0.weight"], other["siren.0.weight"])
 
 
-@pytest.mark.parametrize(
-    ("widths", "omegas"), [((5,), OMEGAS), ((), ()), ((5, 0), OMEGAS), ((5, 4), (30.0, 0.0))]
-)
-def test_init_siren_rejects_layers_that_make_no_network(
-    widths: tuple[int, ...], omegas: tuple[float, ...]
-) -> None:
+@pytest.mark.parametrize(("widths", "omegas"), [((5,), OMEGAS), ((), ()), ((5, 0), OMEGAS), ((5, 4), (30.0, 0.0))])
+def test_init_siren_rejects_layers_that_make_no_network(widths: tuple[int, ...], omegas: tuple[float, ...]) -> None:
     with pytest.raises(OptionError):
         init_siren(2, widths, 3, omegas, seeded())

@@ -3,7 +3,7 @@ import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec.lattice import field_shapes, interpolation_matrix
-from inrcodec.synthesis import inputs, synthesize, upsample
+from inrcodec.synthesis import haloed, inputs, synthesize, upsample
 
 
 def random_fields(height: int, width: int) -> list[torch.Tensor]:
@@ -16,7 +16,7 @@ def test_upsample_is_the_interpolation_of_lattice() -> None:
     kernel = torch.tensor([0.4, 0.3])
     for level in (1, 2, 3):
         size = 1 << level
-        fine = upsample(values, size, kernel)
+        fine = upsample(haloed(values), size, kernel)
         rows, down = interpolation_matrix(np.arange(4 * size) + 0.5, level, 4, 0.4, 0.3)
         columns, across = interpolation_matrix(np.arange(7 * size) + 0.5, level, 7, 0.4, 0.3)
         expected = torch.from_numpy(down) @ values[0, :, rows, columns] @ torch.from_numpy(across).T

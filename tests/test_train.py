@@ -136,9 +136,7 @@ def test_pruned_weights_are_zero_to_the_bit_and_nothing_of_them_is_left_in_adam(
 def test_training_makes_unseen_pictures_fit_better_in_as_many_steps(tmp_path: Path) -> None:
     options = replace(OPTIONS, dense_steps=120, rounds=1, round_steps=40)
     prior = run(tmp_path, options)
-    trained = {
-        name: torch.from_numpy(tensor.copy()) for name, tensor in prior.tensors.items() if "mask" not in name
-    }
+    trained = {name: torch.from_numpy(tensor.copy()) for name, tensor in prior.tensors.items() if "mask" not in name}
     untrained = init_siren(2, (8, 8), 3, options.inner.omegas, torch.Generator().manual_seed(options.seed))
     coordinates = torch.from_numpy(pixel_grid(4, 6))
     picture = Ramps().batch(seed=999, step=0, count=1)[0].flatten(0, 1) - 0.5
@@ -251,9 +249,7 @@ def test_two_processes_train_like_one(finished: Path, tmp_path: Path) -> None:
         for process in started:
             process.kill()
     for row, single in zip(rows(tmp_path), rows(finished), strict=True):
-        assert [float(row[key]) for key in row] == pytest.approx(
-            [float(single[key]) for key in row], rel=1e-3
-        )
+        assert [float(row[key]) for key in row] == pytest.approx([float(single[key]) for key in row], rel=1e-3)
     shared, alone = (read_prior(folder / "round-2.safetensors") for folder in (tmp_path, finished))
     for name, tensor in shared.tensors.items():
         np.testing.assert_allclose(tensor, alone.tensors[name], atol=1e-4)
