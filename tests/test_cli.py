@@ -164,6 +164,42 @@ def test_train_prior_trains_a_prior_that_encodes(folder: Path) -> None:
     assert code == 0, errors
 
 
+def test_train_fields_trains_a_prior_that_encodes(folder: Path) -> None:
+    words = [
+        "--size",
+        "36",
+        "--batch",
+        "1",
+        "--guess-steps",
+        "1",
+        "--fit-steps",
+        "3",
+        "--fit-length",
+        "2",
+        "--slots",
+        "1",
+    ]
+    code, out, errors = run(folder, "train-fields", ".", "-o", "mine.safetensors", "--threads", "1", "--json", *words)
+    assert code == 0, errors
+    assert json.loads(out)["output"] == "mine.safetensors"
+    code, _, errors = run(folder, "encode", "photo.png", "--prior", "mine.safetensors", "--steps", "1")
+    assert code == 0, errors
+
+
+def test_bench_measures_files_and_writes_table_plot_and_rows(folder: Path) -> None:
+    words = ("bench", ".", "--prior", "fields.safetensors", "--steps", "1", "-Q", "10", "-Q", "90")
+    code, out, errors = run(folder, *words, "--csv", "rows.csv", "--plot", "rd.png", "--json")
+    assert code == 0, errors
+    report = json.loads(out)
+    assert {"inrcodec", "JPEG", "WebP"} <= {row["codec"] for row in report["rows"]}
+    assert "JPEG" in report["bd_rate_percent"]
+    assert (folder / "rows.csv").read_text().count("\n") == len(report["rows"]) + 1
+    with Image.open(folder / "rd.png") as image:
+        assert image.width > 400
+    code, out, errors = run(folder, *words, "--alone")
+    assert code == 0 and "PSNR" in out
+
+
 def test_version_and_help() -> None:
     runner = CliRunner()
     assert runner.invoke(app, ["--version"]).stdout == f"inrcodec {__version__}\n"
