@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from inrcodec.errors import ImageError, OptionError
-from inrcodec.image import read_picture
+from inrcodec.errors import OptionError
+from inrcodec.image import find_pictures, read_picture
 
 __all__ = ["Crop", "Dataset", "open_dataset"]
 
-SUFFIXES = frozenset({".avif", ".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 KEPT_BYTES = 1 << 30  # of resized pictures held in memory; the others are read again when they are drawn
 
 
@@ -104,10 +103,5 @@ def open_dataset(folder: Path, height: int, width: int, *, resize: int = 0, crop
     Nothing is read yet. ImageError where there is no folder or no image in it; a file that turns out not to
     be an image raises ImageError when it is drawn.
     """
-    if not folder.is_dir():
-        raise ImageError(f"{folder}: expected a folder of images, found no folder")
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = tuple(sorted(path.relative_to(folder).as_posix() for path in found))
-    if not names:
-        raise ImageError(f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
+    names = tuple(path.relative_to(folder).as_posix() for path in find_pictures(folder))
     return Dataset(folder, names, height, width, resize, crop)
