@@ -95,6 +95,8 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output
 PriorOption = Annotated[str | None, typer.Option(help="Name of a bundled prior (see `inrcodec priors`) or a file.")]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto: cuda, else mps, else cpu.")]
 
+DecodeDeviceOption = Annotated[Device, typer.Option(help="Where to sample; auto and cpu: NumPy, without torch.")]
+
 
 @app.command(epilog="Examples:  inrcodec encode photo.png    inrcodec encode photo.jpg -o small.sinr -Q 30 --steps 300")
 def encode(
@@ -165,6 +167,7 @@ def decode(
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Output size instead of a scale.")] = None,
     region: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels.")] = None,
     prior: PriorOption = None,
+    device: DecodeDeviceOption = Device.AUTO,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -182,7 +185,7 @@ def decode(
     data = _read(file)
     began = time.perf_counter()
     with _named(file):
-        picture = codec.decode(data, options, prior=find_prior(prior) if prior else None)
+        picture = codec.decode(data, options, prior=find_prior(prior) if prior else None, device=device)
     write_picture(picture, target, overwrite=force)
     seconds = time.perf_counter() - began
     height, width, _ = picture.pixels.shape

@@ -20,7 +20,7 @@ from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import OptionError, PriorError, SinrError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
-from inrcodec.options import DecodeOptions, EncodeOptions, conditioning, quality_index
+from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
 
@@ -87,16 +87,26 @@ def decode(
     options: DecodeOptions = DecodeOptions(),
     *,
     prior: Prior | None = None,
+    device: Device = Device.AUTO,
     limits: Limits = Limits(),
 ) -> Picture:
     """The picture in a `.sinr` file, or the part and samples of it that the options ask for.
 
-    Raises SinrError if the bytes are not a complete file, PriorError if its prior is missing or
-    `prior` is another one, OptionError if the region is outside the picture.
+    `auto` and `cpu` decode with NumPy; another device evaluates the network there, with torch.
+
+    Raises SinrError if the bytes are not a complete file, PriorError if its prior is missing or `prior` is
+    another one, OptionError if the region is outside the picture or the device is not there.
     """
     file = unpack(data, limits)
     prior = prior_of(file, prior)
-    pixels = render(prior, read_parameters(file, prior), view_of(file.height, file.width, options))
+    view = view_of(file.height, file.width, options)
+    parameters = read_parameters(file, prior)
+    network = None
+    if device not in (Device.AUTO, Device.CPU):
+        from inrcodec import fit, synthesis  # torch
+
+        network = synthesis.torch_network(prior, parameters, fit.torch_device(device))
+    pixels = render(prior, parameters, view, network=network)
     if file.colour == Colour.GREY:
         mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(np.uint8)
         pixels = np.repeat(mean[..., None], 3, axis=2)

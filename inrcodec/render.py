@@ -35,6 +35,7 @@ CHUNK = 8192  # samples that go through the network at once: they stay in the ca
 MAX_SAMPLES = 1 << 28
 
 Floats = NDArray[np.float32]
+Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +75,21 @@ def field_gains(prior: Prior, conditioning: float) -> list[Floats]:
 
 
 def render(
-    prior: Prior, parameters: Parameters, view: View, region: tuple[slice, slice] | None = None
+    prior: Prior,
+    parameters: Parameters,
+    view: View,
+    region: tuple[slice, slice] | None = None,
+    network: Network | None = None,
 ) -> NDArray[np.uint8]:
-    """8-bit sRGB samples of a view, shape (rows, columns, 3); with `region`, only those of its samples."""
+    """8-bit sRGB samples of a view, shape (rows, columns, 3); with `region`, only those of its samples.
+
+    `network` evaluates the network elsewhere than in NumPy.
+    """
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
     out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
     gains = field_gains(prior, parameters.conditioning)
     scaled = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
-    sampler = _sampler(prior, parameters, scaled)
+    sampler = _sampler(prior, parameters, scaled, network or numpy_network(prior, parameters))
 
     fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
     ys = sample_axis(parameters.height, view.top, view.top + view.height, view.rows * fine_y)
@@ -121,23 +129,51 @@ def _oversampling(extent: float, samples: int) -> int:
     return max(1, math.ceil(extent / samples - 1e-9))
 
 
+def network_layers(prior: Prior, parameters: Parameters) -> tuple[list[tuple[Floats, Floats]], Floats | None]:
+    """Weight and bias of each layer, (out, in) and (out,), and the skip (3, in) of priors with fields.
+
+    The conditioning is the same everywhere, so it is part of the first bias.
+    """
+    names = [f"siren.{i}." for i in range(prior.layers)]
+    layers = [(parameters.network[name + "weight"], parameters.network[name + "bias"]) for name in names]
+    if not prior.architecture.channels:
+        return layers, None
+    weight, bias = layers[0]
+    q = np.float32(parameters.conditioning)
+    layers[0] = np.ascontiguousarray(weight[:, :-2]), bias + q * weight[:, -2] + q * q * weight[:, -1]
+    return layers, prior.tensors["skip.weight"]
+
+
+def numpy_network(prior: Prior, parameters: Parameters) -> Network:
+    """The network of a picture: inputs (N, in) to sRGB / 255 - 0.5, (N, 3)."""
+    layers, skip = network_layers(prior, parameters)
+
+    def evaluate(inputs: Floats) -> Floats:
+        result = np.empty((len(inputs), 3), np.float32)
+        for start in range(0, len(inputs), CHUNK):
+            h = x = inputs[start : start + CHUNK]
+            for (weight, bias), omega in zip(layers[:-1], prior.architecture.omegas, strict=True):
+                h = h @ weight.T
+                h += bias
+                h *= np.float32(omega)
+                np.sin(h, out=h)
+            y = h @ layers[-1][0].T + layers[-1][1]
+            result[start : start + CHUNK] = y if skip is None else y + x @ skip.T
+        return result
+
+    return evaluate
+
+
 def _sampler(
-    prior: Prior, parameters: Parameters, scaled: list[Floats]
+    prior: Prior, parameters: Parameters, scaled: list[Floats], network: Network
 ) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Floats]:
     """The picture as a function of row and column positions: (H,), (W,) -> (H, W, 3)."""
     architecture = prior.architecture
-    q = parameters.conditioning
-    layers = [
-        (parameters.network[f"siren.{i}.weight"].T, parameters.network[f"siren.{i}.bias"]) for i in range(prior.layers)
-    ]
-    if architecture.channels:  # the conditioning is the same everywhere: part of the first bias
-        weight, bias = layers[0]
-        layers[0] = weight[:-2], bias + np.float32(q) * weight[-2] + np.float32(q * q) * weight[-1]
     kernels = prior.tensors.get("field.kernel")
-    skip = prior.tensors["skip.weight"].T if architecture.channels else None
+    features = 2 * architecture.coordinates + sum(architecture.channels)
 
     def sample(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        inputs = np.empty((len(ys), len(xs), layers[0][0].shape[0]), np.float32)
+        inputs = np.empty((len(ys), len(xs), features), np.float32)
         at = 0
         if architecture.coordinates:
             inputs[..., 0] = normalise(xs, parameters.width)
@@ -151,20 +187,6 @@ def _sampler(
             for channel in values[:, rows, columns]:
                 inputs[..., at] = down @ channel @ across.T
                 at += 1
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        result = np.empty((len(flat), 3), np.float32)
-        for start in range(0, len(flat), CHUNK):
-            x = flat[start : start + CHUNK]
-            h = x
-            for (weight, bias), omega in zip(layers[:-1], architecture.omegas, strict=True):
-                h = h @ weight
-                h += bias
-                h *= np.float32(omega)
-                np.sin(h, out=h)
-            y = h @ layers[-1][0] + layers[-1][1]
-            if skip is not None:
-                y += x[:, 2 * architecture.coordinates :] @ skip
-            result[start : start + CHUNK] = y
-        return result.reshape(len(ys), len(xs), 3)
+        return network(inputs.reshape(-1, features)).reshape(len(ys), len(xs), 3)
 
     return sample

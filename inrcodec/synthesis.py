@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from inrcodec.lattice import cells
+from inrcodec.prior import Prior
+from inrcodec.render import Network, Parameters, network_layers
+from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
 
@@ -117,3 +122,25 @@ def zero_fields(batch: int, height: int, width: int, channels: Sequence[int], de
         torch.zeros(batch, c, cells(height, level), cells(width, level), device=device)
         for level, c in enumerate(channels)
     ]
+
+
+def torch_network(prior: Prior, parameters: Parameters, device: torch.device) -> Network:
+    """The network of a picture for `render`, on a device."""
+    layers, skip = network_layers(prior, parameters)
+    names = [f"siren.{i}." for i in range(len(layers))]
+    weights = {
+        name + "weight": torch.from_numpy(w.copy()).to(device) for name, (w, _) in zip(names, layers, strict=True)
+    }
+    weights |= {
+        name + "bias": torch.from_numpy(b.copy()).to(device) for name, (_, b) in zip(names, layers, strict=True)
+    }
+    linear = None if skip is None else torch.from_numpy(skip.T.copy()).to(device)
+
+    def evaluate(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            x = torch.from_numpy(values).to(device)
+            y = siren(weights, x, prior.architecture.omegas)
+            found: NDArray[np.float32] = (y if linear is None else y + x @ linear).cpu().numpy()
+        return found
+
+    return evaluate

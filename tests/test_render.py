@@ -12,7 +12,7 @@ from inrcodec.lattice import field_shapes
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render
 from inrcodec.siren import siren
-from inrcodec.synthesis import synthesize
+from inrcodec.synthesis import synthesize, torch_network
 
 
 def parameters_of(prior: Prior, height: int, width: int, q: float = 0.3) -> Parameters:
@@ -71,6 +71,17 @@ def test_a_network_of_coordinates_renders_as_in_torch(network_prior: Prior, scal
     grid = torch.from_numpy(pixel_grid(13 * scale, 22 * scale))
     expected = siren(weights, grid, (20.0, 20.0)).reshape(13 * scale, 22 * scale, 3).permute(2, 0, 1)
     assert agrees(render(network_prior, parameters, whole(13, 22, scale)), as_bytes(expected))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.mark.parametrize("scale", [0.4, 1, 4])
+def test_a_network_in_torch_gives_the_same_picture(
+    field_prior: Prior, network_prior: Prior, scale: float, device: str
+) -> None:
+    for prior in (field_prior, network_prior):
+        parameters, view = parameters_of(prior, 21, 34), whole(21, 34, scale)
+        network = torch_network(prior, parameters, torch.device(device))
+        assert agrees(render(prior, parameters, view, network=network), render(prior, parameters, view))
 
 
 def test_a_region_is_bit_for_bit_a_part_of_the_whole(field_prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
