@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed
 
+from inrcodec.errors import OptionError
 from inrcodec.fit import torch_device
 from inrcodec.options import Device
 
@@ -47,3 +48,12 @@ def sum_over_processes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     distributed.all_reduce(flat)
     pieces = torch.split(flat, [tensor.numel() for tensor in tensors.values()])
     return {name: piece.view_as(tensors[name]) for name, piece in zip(tensors, pieces, strict=True)}
+
+
+def check_agreement(step: int, device: torch.device) -> None:
+    """OptionError unless every process stands at the same step."""
+    ends = torch.tensor([step, -step], device=device)
+    if process()[1] > 1:
+        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
+    if ends.sum():
+        raise OptionError("the processes read different checkpoints: they must all see the folder of the run")

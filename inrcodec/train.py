@@ -36,7 +36,7 @@ from typing import Protocol
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, distributed
+from torch import Tensor
 
 from inrcodec.errors import OptionError, OutputError, PriorError
 from inrcodec.fit import torch_device
@@ -45,11 +45,11 @@ from inrcodec.image import write_atomically
 from inrcodec.maml import InnerLoop, Parameters, adam_step, meta_gradient
 from inrcodec.options import Device
 from inrcodec.prior import Architecture, Prior, read_prior, save_prior
-from inrcodec.processes import process, processes, sum_over_processes
+from inrcodec.processes import check_agreement, process, sum_over_processes
 from inrcodec.prune import apply_masks, count_surviving, full_masks, prune
 from inrcodec.siren import init_siren
 
-__all__ = ["Progress", "Tasks", "TrainOptions", "processes", "train"]
+__all__ = ["Progress", "Tasks", "TrainOptions", "train"]
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,round,surviving,loss,psnr,seconds\n"
@@ -183,7 +183,7 @@ def train(
     recorder = _Recorder(options, tasks.fingerprint, folder, name, dict(notes or {}), progress)
     state = recorder.resume(_initial_state(options))
     state = _with_tensors(state, {key: tensor.to(device) for key, tensor in _tensors(state).items()})
-    _check_agreement(state.step, device)
+    check_agreement(state.step, device)
     if rank == 0:
         recorder.start(state)
 
@@ -389,12 +389,3 @@ def _with_tensors(state: _State, tensors: Mapping[str, Tensor]) -> _State:
         first={name: tensors[f"first/{name}"] for name in state.first},
         second={name: tensors[f"second/{name}"] for name in state.second},
     )
-
-
-def _check_agreement(step: int, device: torch.device) -> None:
-    """OptionError unless every process stands at the same step."""
-    ends = torch.tensor([step, -step], device=device)
-    if process()[1] > 1:
-        distributed.all_reduce(ends, distributed.ReduceOp.MAX)
-    if ends.sum():
-        raise OptionError("the processes read different checkpoints: they must all see the folder of the run")

@@ -37,7 +37,7 @@ from inrcodec.errors import OptionError, PriorError
 from inrcodec.image import write_atomically
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
-from inrcodec.processes import process, sum_over_processes
+from inrcodec.processes import check_agreement, process, sum_over_processes
 from inrcodec.siren import init_siren
 from inrcodec.synthesis import synthesize
 from inrcodec.train import Progress, Tasks
@@ -191,6 +191,7 @@ def train_fields(
     state = _resume(mine, run) or _begin(options, start)
     weights, first, second, pool = ({k: v.to(device) for k, v in getattr(state, part).items()} for part in PARTS)
     state = replace(state, weights=weights, first=first, second=second, pool=pool)
+    check_agreement(state.step, device)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.csv"
     rows = log.read_text().splitlines(keepends=True) if log.exists() and state.step else [LOG_HEADER]
