@@ -19,8 +19,12 @@ plain forms, which tests compare with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +52,9 @@ PIXELS = 1 << 16  # per step, of a fit of the network
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
 
+_pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
+
+
 def torch_device(device: Device) -> torch.device:
     """`auto` is cuda, else mps, else cpu. OptionError for a device that this machine lacks."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -73,6 +80,34 @@ class FieldModel:
         return cls(weights, prior.architecture.omegas, prior.architecture.channels)
 
 
+def _in_parallel(function: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[Tensor]:
+    """What a function gives for each task, by the threads of `one_thread_per_block` if there are any."""
+    pool = _pool.get()
+
+    def run(task: tuple[Any, ...]) -> Tensor:
+        with torch.no_grad():  # which every thread has to say for itself
+            return function(*task)
+
+    return list(map(run, tasks) if pool is None else pool.map(run, tasks))
+
+
+@contextmanager
+def one_thread_per_block(device: torch.device) -> Iterator[None]:
+    """Inside, a CPU's threads share out the blocks, instead of each small product among them."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        token = _pool.set(pool)
+        try:
+            yield
+        finally:
+            _pool.reset(token)
+            torch.set_num_threads(threads)
+
+
 class _SquaredError(torch.autograd.Function):
     """Squared error of the frozen network, in units of 1/255, with its gradient by the inputs found on the way."""
 
@@ -94,21 +129,28 @@ class _SquaredError(torch.autograd.Function):
             weights["skip.weight"],
         )
         gradient = torch.empty_like(planes)
-        total = planes.new_zeros(())
-        for x, t, g in zip(planes.flatten(2), target.flatten(2), gradient.flatten(2), strict=True):
-            for start in range(0, x.shape[1], BLOCK):
-                block = slice(start, start + BLOCK)
-                h, slopes = x[:, block], []
-                for matrix, offset in layers:
-                    a = torch.addmm(offset[:, None], matrix, h)
-                    h = torch.sin(a)
-                    slopes.append(a.cos_())
-                residual = torch.addmm(bias - t[:, block], out, h).addmm_(skip, x[:, block])
-                total += residual.square().sum()
-                back = out.T @ residual
-                for (matrix, _), slope in zip(reversed(layers), reversed(slopes), strict=True):
-                    back = matrix.T @ back.mul_(slope)
-                g[:, block] = back.addmm_(skip.T, residual).mul_(2 * SQUARED_UNIT)
+
+        def block_error(x: Tensor, t: Tensor, g: Tensor) -> Tensor:
+            """Error of some samples, (C, n) and (3, n); their gradient is written to g."""
+            h, slopes = x, []
+            for matrix, offset in layers:
+                a = torch.addmm(offset[:, None], matrix, h)
+                h = torch.sin(a)
+                slopes.append(a.cos_())
+            residual = torch.addmm(bias - t, out, h).addmm_(skip, x)
+            back = out.T @ residual
+            for (matrix, _), slope in zip(reversed(layers), reversed(slopes), strict=True):
+                back = matrix.T @ back.mul_(slope)
+            torch.mul(back.addmm_(skip.T, residual), 2 * SQUARED_UNIT, out=g)
+            return residual.square().sum()
+
+        pictures = zip(planes.flatten(2), target.flatten(2), gradient.flatten(2), strict=True)
+        blocks = [
+            (x[:, start : start + BLOCK], t[:, start : start + BLOCK], g[:, start : start + BLOCK])
+            for x, t, g in pictures
+            for start in range(0, x.shape[1], BLOCK)
+        ]
+        total = torch.stack(_in_parallel(block_error, blocks)).sum()
         ctx.save_for_backward(gradient)
         return total * SQUARED_UNIT
 
@@ -134,20 +176,25 @@ class _Bits(torch.autograd.Function):
         by_values, by_trunk = torch.zeros_like(values), None if trunk is None else torch.zeros_like(trunk)
         height, width = values.shape[-2:]
         size = max(2, BLOCK // width // 2 * 2)  # rows of a block: even, so that blocks have whole parents
-        total = values.new_zeros(())
-        for picture in range(len(values)):
-            for stripe in range(0, height, STRIPE):
-                bottom = min(stripe + STRIPE, height)
-                padded = functional.pad(values[picture, :, stripe:bottom], (2, 2, 2, 0))
-                gradient = torch.zeros_like(padded)
-                for top in range(stripe, bottom, size):
-                    rows = slice(top - stripe, min(top + size, bottom) - stripe)
-                    parents = by_parents = None
-                    if trunk is not None and by_trunk is not None:
-                        above = slice(top // 2, (stripe + rows.stop + 1) // 2)
-                        parents, by_parents = trunk[picture, :, above], by_trunk[picture, :, above]
-                    total += _block_bits(model, level, q, padded, rows, parents, gradient, by_parents)
-                by_values[picture, :, stripe:bottom] = gradient[:, 2:, 2:-2]
+
+        def stripe_bits(picture: int, stripe: int) -> Tensor:
+            """Bits of a stripe; its gradients are written to `by_values` and `by_trunk`."""
+            bottom = min(stripe + STRIPE, height)
+            padded = functional.pad(values[picture, :, stripe:bottom], (2, 2, 2, 0))
+            gradient = torch.zeros_like(padded)
+            bits = []
+            for top in range(stripe, bottom, size):
+                rows = slice(top - stripe, min(top + size, bottom) - stripe)
+                parents = by_parents = None
+                if trunk is not None and by_trunk is not None:
+                    above = slice(top // 2, (stripe + rows.stop + 1) // 2)
+                    parents, by_parents = trunk[picture, :, above], by_trunk[picture, :, above]
+                bits.append(_block_bits(model, level, q, padded, rows, parents, gradient, by_parents))
+            by_values[picture, :, stripe:bottom] = gradient[:, 2:, 2:-2]
+            return torch.stack(bits).sum()
+
+        stripes = [(picture, top) for picture in range(len(values)) for top in range(0, height, STRIPE)]
+        total = torch.stack(_in_parallel(stripe_bits, stripes)).sum()
         ctx.save_for_backward(by_values, by_trunk)  # type: ignore[arg-type]  # None is kept as such
         return total
 
@@ -285,7 +332,8 @@ def fit_fields(
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         fields = analyse(model.weights, target, q, model.channels, model.omegas)
-    fields = refine(model, fields, target, q, lagrangian(quality_index), steps, generator, progress)
+    with one_thread_per_block(device):
+        fields = refine(model, fields, target, q, lagrangian(quality_index), steps, generator, progress)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields)
 
 

@@ -6,7 +6,16 @@ from numpy.typing import NDArray
 
 from inrcodec import fit
 from inrcodec.errors import OptionError
-from inrcodec.fit import FieldModel, fit_fields, fit_network, objective, refine, soft_round, torch_device
+from inrcodec.fit import (
+    FieldModel,
+    fit_fields,
+    fit_network,
+    objective,
+    one_thread_per_block,
+    refine,
+    soft_round,
+    torch_device,
+)
 from inrcodec.lattice import field_shapes
 from inrcodec.options import Device
 from inrcodec.prior import Prior
@@ -47,6 +56,23 @@ def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(whole) == pytest.approx(float(bands), rel=1e-5)
     for a, b in zip(expected, found, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+
+
+def test_threads_change_nothing() -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(200, 45), torch.rand(1, 3, 200, 45) - 0.5, torch.zeros(1, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread_per_block(CPU):
+            assert torch.get_num_threads() == 1
+            _, shared = objective(model, fields, target, q, 300.0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    _, alone = objective(model, fields, target, q, 300.0)
+    for a, b in zip(shared, alone, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
 
 
 def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
