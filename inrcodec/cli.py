@@ -47,7 +47,9 @@ class Commands(typer.core.TyperGroup):
         except KeyboardInterrupt:
             console.print("interrupted")
             raise typer.Exit(130) from None
-        except (OSError, MemoryError) as error:
+        except Exception as error:  # ours to mend, or the machine's; INRCODEC_DEBUG=1 shows where
+            if os.environ.get("INRCODEC_DEBUG") or type(error).__module__.startswith("typer"):
+                raise
             _fail(error, 1)
 
 

@@ -29,6 +29,7 @@ def processes(device: Device = Device.AUTO) -> Iterator[None]:
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 

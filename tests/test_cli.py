@@ -134,6 +134,17 @@ def test_errors_are_one_line_with_a_code_and_leave_nothing_behind(
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+def test_what_nobody_foresaw_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr("inrcodec.codec.encode", fail)
+    code, out, errors = run(folder, "encode", "photo.png", "--prior", "fields.safetensors")
+    assert (code, out, errors) == (1, "", "error: out of memory\n")
+    monkeypatch.setattr("inrcodec.codec.encode", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(folder, "encode", "photo.png", "--prior", "fields.safetensors")[0] == 130
+
+
 def test_priors_lists_what_is_bundled(folder: Path) -> None:
     rows = json.loads(run(folder, "priors", "--json")[1])
     assert [row["name"] for row in rows if row["default"]] == ["photo"]
