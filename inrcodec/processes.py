@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.distributed.nn.functional  # its default arguments keep a group alive that is there at its import
 from torch import Tensor, distributed
 
 from inrcodec.errors import OptionError
@@ -29,7 +30,6 @@ def processes(device: Device = Device.AUTO) -> Iterator[None]:
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield
-        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
