@@ -1,0 +1,16 @@
+"""The command line: each command parses, calls one library function and reports.
+
+Results go to stdout, progress and errors to stderr. With --json the result, or the error, is one JSON
+object on stdout. Exit codes are those of `errors`, 1 for anything else and 130 after Ctrl-C. Heavy
+modules are imported by the command that needs them; only commands that encode or train need torch.
+"""
+
+from inrcodec.cli import bench, decode, encode, info, train  # noqa: F401  # each registers its commands
+from inrcodec.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point of the `inrcodec` command."""
+    app()

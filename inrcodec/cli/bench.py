@@ -1,0 +1,81 @@
+"""`bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from inrcodec.cli.app import (
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    PriorOption,
+    app,
+    console,
+    progress_bar,
+)
+from inrcodec.options import Device
+
+
+@app.command(epilog="Example:  inrcodec bench photos/ -Q 30 -Q 60 -Q 90 --plot rd.png --csv rows.csv")
+def bench(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    qualities: Annotated[list[float], typer.Option("-Q", "--quality", help="Of this codec; several times.")] = [  # noqa: B006
+        10.0,
+        30.0,
+        50.0,
+        70.0,
+        90.0,
+    ],
+    steps: Annotated[int, typer.Option(help="Fitting steps of this codec.")] = 100,
+    prior: PriorOption = None,
+    device: DeviceOption = Device.AUTO,
+    others: Annotated[bool, typer.Option("--others/--alone", help="Measure JPEG, WebP, AVIF and JPEG XL too.")] = True,
+    overlay: Annotated[
+        Path | None, typer.Option(help="CSV with columns codec,bpp,psnr_rgb: published curves for the plot.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Rate-distortion plot to write (PNG, SVG or PDF).")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Rows to write, one per picture, codec and quality.")] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare rate, distortion and time with JPEG, WebP, AVIF and JPEG XL, on real files."""
+    from inrcodec import bench as library
+    from inrcodec import codec
+    from inrcodec.image import check_output, read_picture, write_atomically, write_picture
+    from inrcodec.options import EncodeOptions
+    from inrcodec.prior import DEFAULT_PRIOR, find_prior
+
+    for target in (plot, csv):
+        if target:
+            check_output(target, overwrite=force)
+    published = library.read_curves(overlay) if overlay else {}
+    loaded = find_prior(prior or DEFAULT_PRIOR)
+
+    def encode_file(source: Path, target: Path, quality: float) -> None:
+        options = EncodeOptions(quality, steps, device=device)
+        write_atomically(target, codec.encode(read_picture(source), options, prior=loaded).data)
+
+    def decode_file(source: Path, target: Path) -> None:
+        write_picture(codec.decode(source.read_bytes(), prior=loaded), target)
+
+    ours = library.Codec("inrcodec", ".sinr", tuple(qualities), encode_file, decode_file)
+    codecs = [ours] + (library.pillow_codecs(lambda text: console.print(f"note: {text}")) if others else [])
+    with progress_bar("measuring", not as_json) as progress:
+        rows = library.measure(folder, codecs, progress)
+    averages = library.average(rows)
+    measured = library.curves(averages)
+    rates = library.bd_rates(measured, ours.name)
+    if csv:
+        write_atomically(csv, library.to_csv(rows).encode(), overwrite=force)
+    if plot:
+        library.plot(measured, plot, published=published, overwrite=force)
+    if as_json:
+        print(json.dumps(library.report(rows, rates)))
+    else:
+        for table in library.tables(averages, rates, ours.name):
+            Console().print(table)

@@ -1,0 +1,78 @@
+"""`encode`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inrcodec.cli.app import (
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    PriorOption,
+    app,
+    progress_bar,
+    same_file,
+)
+from inrcodec.errors import OptionError
+from inrcodec.options import Device
+
+
+@app.command(epilog="Examples:  inrcodec encode photo.png    inrcodec encode photo.jpg -o small.sinr -Q 30 --steps 300")
+def encode(
+    image: Annotated[Path, typer.Argument(help="Picture to encode (PNG, JPEG, WebP, TIFF, ...).")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: IMAGE with suffix .sinr.")] = None,
+    quality: Annotated[float, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best).")] = 60.0,
+    steps: Annotated[int, typer.Option(help="Fitting steps; time is linear in them.")] = 100,
+    prior: PriorOption = None,
+    device: DeviceOption = Device.AUTO,
+    seed: Annotated[int, typer.Option(help="Same seed, device and version: same bytes.")] = 0,
+    self_contained: Annotated[bool, typer.Option("--self-contained", help="Put the prior into the file.")] = False,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="Accept transparency, 16 bits, CMYK or animation by converting.")
+    ] = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave ICC profile, EXIF and XMP out.")] = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a picture and write it as a .sinr file beside it."""
+    from dataclasses import replace
+
+    from inrcodec.image import check_output, read_picture, write_atomically
+    from inrcodec.options import EncodeOptions
+    from inrcodec.prior import DEFAULT_PRIOR, find_prior
+
+    options = EncodeOptions(quality, steps, prior or DEFAULT_PRIOR, device, seed)
+    target = output or image.with_suffix(".sinr")
+    if same_file(target, image):
+        raise OptionError(f"{image}: the output would replace the picture itself; choose another with -o")
+    check_output(target, overwrite=force)
+    picture = read_picture(image, convert=convert)
+    loaded = find_prior(options.prior)
+    from inrcodec import codec
+
+    if strip:
+        picture = replace(picture, metadata={})
+    began = time.perf_counter()
+    with progress_bar("encoding", not as_json) as progress:
+        result = codec.encode(picture, options, prior=loaded, self_contained=self_contained, progress=progress)
+    seconds = time.perf_counter() - began
+    write_atomically(target, result.data, overwrite=force)
+    size = target.stat().st_size
+    bpp = size * 8 / (result.width * result.height)
+    if as_json:
+        report = {"input": str(image), "output": str(target), "width": result.width, "height": result.height}
+        report |= {
+            "bytes": size,
+            "bpp": round(bpp, 4),
+            "quality": quality,
+            "steps": steps,
+            "prior": result.prior,
+        }
+        print(json.dumps(report | {"seconds": round(seconds, 3)}))
+    else:
+        print(f"{target}: {size} bytes, {bpp:.3f} bits per pixel, {result.width}x{result.height}, {seconds:.1f} s")
