@@ -6,7 +6,7 @@ Priors with fields minimise, over the fields s in steps,
 
 The analysis network takes the first step. Each further one follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
-by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is hard.
+by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is `rounding`'s.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
 biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for each step.
@@ -39,14 +39,16 @@ from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Prior
+from inrcodec.render import FILTER_REACH
+from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
 from inrcodec.synthesis import HALO
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
-BAND = 1 << 18  # pixels whose inputs of the network are in memory at once
+BAND = 1 << 19  # pixels whose inputs of the network are in memory at once
 BLOCK = 16384  # samples that are differentiated at once
-MOMENTUM, MEMORY = 0.9, 0.99  # of the gradient and of its mean square
+MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 SQUARED_UNIT = 255.0**2
 PIXELS = 1 << 16  # per step, of a fit of the network
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
@@ -109,13 +111,13 @@ def one_thread_per_block(device: torch.device) -> Iterator[None]:
 
 
 class _SquaredError(torch.autograd.Function):
-    """Squared error of the frozen network, in units of 1/255, with its gradient by the inputs found on the way."""
+    """Squared error of the frozen network and filter, in units of 1/255, with its gradient by the inputs."""
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, planes: Tensor, target: Tensor, model: FieldModel, q: Tensor
+        ctx: torch.autograd.function.FunctionCtx, planes: Tensor, target: Tensor, above: int, model: FieldModel, q: Tensor
     ) -> Tensor:
-        # planes (B, C, H, W), target (B, 3, H, W)
+        # planes (B, C, rows, W), target (B, 3, H, W): `above` rows of planes lie above the target's, and up to 2 below
         weights, omegas = model.weights, model.omegas
         first, last = weights["siren.0.weight"], len(omegas)
         condition = torch.cat([q, q**2], 1)[0]  # (2,): one quality per fit
@@ -128,36 +130,51 @@ class _SquaredError(torch.autograd.Function):
             weights[f"siren.{last}.bias"][:, None],
             weights["skip.weight"],
         )
-        gradient = torch.empty_like(planes)
+        extra = weights["filter.in"].shape[1] - 3
+        (height, width), rows = target.shape[2:], planes.shape[2]
+        size = max(1, BLOCK // width)  # target rows of a block
 
-        def block_error(x: Tensor, t: Tensor, g: Tensor) -> Tensor:
-            """Error of some samples, (C, n) and (3, n); their gradient is written to g."""
+        def block_error(picture: int, top: int) -> Tensor:
+            """Error of some rows of the target, then its gradient by the rows of planes that it depends on."""
+            bottom = min(top + size, height)
+            start, stop = max(0, top + above - FILTER_REACH), min(rows, bottom + above + FILTER_REACH)
+            margins = (FILTER_REACH, FILTER_REACH, start - top - above + FILTER_REACH,
+                       bottom + above + FILTER_REACH - stop)  # fmt: skip
+            x = planes[picture, :, start:stop].flatten(1)  # (C, n)
             h, slopes = x, []
             for matrix, offset in layers:
                 a = torch.addmm(offset[:, None], matrix, h)
                 h = torch.sin(a)
                 slopes.append(a.cos_())
-            residual = torch.addmm(bias - t, out, h).addmm_(skip, x)
-            back = out.T @ residual
+            values = torch.addmm(bias, out, h).addmm_(skip, x)
+            with torch.enable_grad():
+                seen = torch.cat([values, x[:extra]]).view(1, 3 + extra, -1, width).requires_grad_()
+                inside = seen[:, :3, top + above - start : bottom + above - start]
+                restored = synthesis.filtered(weights, "filter", functional.pad(seen, margins, mode="replicate"), q)
+                error = (inside + restored - target[picture, None, :, top:bottom]).square().sum() * SQUARED_UNIT
+                (by_seen,) = torch.autograd.grad(error, seen)
+            upstream = by_seen[0].flatten(1)  # (3 + extra, n)
+            back = out.T @ upstream[:3]
             for (matrix, _), slope in zip(reversed(layers), reversed(slopes), strict=True):
                 back = matrix.T @ back.mul_(slope)
-            torch.mul(back.addmm_(skip.T, residual), 2 * SQUARED_UNIT, out=g)
-            return residual.square().sum()
+            back.addmm_(skip.T, upstream[:3])
+            back[:extra] += upstream[3:]
+            return torch.cat([error.detach().view(1), back.flatten()])
 
-        pictures = zip(planes.flatten(2), target.flatten(2), gradient.flatten(2), strict=True)
-        blocks = [
-            (x[:, start : start + BLOCK], t[:, start : start + BLOCK], g[:, start : start + BLOCK])
-            for x, t, g in pictures
-            for start in range(0, x.shape[1], BLOCK)
-        ]
-        total = torch.stack(_in_parallel(block_error, blocks)).sum()
+        blocks = [(picture, top) for picture in range(len(planes)) for top in range(0, height, size)]
+        gradient, total = torch.zeros_like(planes), planes.new_zeros(())
+        for (picture, top), found in zip(blocks, _in_parallel(block_error, blocks), strict=True):
+            start = max(0, top + above - FILTER_REACH)
+            by_rows = found[1:].view(planes.shape[1], -1, width)
+            gradient[picture, :, start : start + by_rows.shape[1]] += by_rows
+            total += found[0]
         ctx.save_for_backward(gradient)
-        return total * SQUARED_UNIT
+        return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return upstream * gradient, None, None, None
+        return upstream * gradient, None, None, None, None
 
 
 class _Bits(torch.autograd.Function):
@@ -293,10 +310,12 @@ def objective(
     error = target.new_zeros(())
     for top in range(0, height, rows):
         band = target[:, :, top : top + rows]
-        places = [slice(top >> i, -(-min(top + rows, height) >> i) + 2 * HALO) for i in range(len(fields))]
+        above = min(top, FILTER_REACH)  # rows that the filter sees
+        start, stop = max(0, top - coarsest), min(height, top + rows + FILTER_REACH)
+        places = [slice(start >> i, -(-stop >> i) + 2 * HALO) for i in range(len(fields))]
         cut = [z.detach()[:, :, place].requires_grad_() for z, place in zip(halos, places, strict=True)]
-        planes = synthesis.inputs_of_part(model.weights, cut, q, 0, band.shape[2], width)
-        part: Tensor = _SquaredError.apply(planes, band, model, q) / lam  # type: ignore[no-untyped-call]
+        planes = synthesis.inputs_of_part(model.weights, cut, q, 0, stop - start, width)[:, :, top - above - start :]
+        part: Tensor = _SquaredError.apply(planes, band, above, model, q) / lam  # type: ignore[no-untyped-call]
         for whole, place, gradient in zip(upstream, places, torch.autograd.grad(part, cut), strict=True):
             whole[:, :, place] += gradient
         error += part.detach()
@@ -332,9 +351,11 @@ def fit_fields(
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         fields = analyse(model.weights, target, q, model.channels, model.omegas)
+    lam = lagrangian(quality_index)
     with one_thread_per_block(device):
-        fields = refine(model, fields, target, q, lagrangian(quality_index), steps, generator, progress)
-    return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields)
+        fields = refine(model, fields, target, q, lam, steps, generator, progress)
+        fields = optimised_rounding(model.weights, fields, target, q, lam, model.omegas)
+    return tuple(z[0].clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields)
 
 
 def refine(

@@ -2,11 +2,17 @@
 
 This is the reference decoder. The function that is sampled is, for a real position p,
 
-    f(p) = SIREN([x, y], s_0(p), s_1(p), ..., q, q^2) + K [s_0(p), s_1(p), ...]
+    f(p) = SIREN([x, y], s_0(p), s_1(p), ..., q, q^2) + K [s_0(p), s_1(p), ...] + r(p)
 
 with the normalised coordinates only where the prior has them, and the interpolated
 lattice fields s_l, scaled by the gains for quality q, only where it has fields. Its values are
-sRGB / 255 - 0.5. An output sample is the value at its centre where samples are finer
+sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters, each of two 3x3 layers, at pixel
+centres: the first sees f without r, the second f with it. In between r is
+
+    r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
+
+with the first filter's R and the second's X, Y and D interpolated like a field of level 0, and (x', y') the
+offset from a pixel's centre: the second filter has no say there. An output sample is the value at its centre where samples are finer
 than pixels, and the mean over its area where they are coarser, so shrinking does not alias.
 
 Output is made in square tiles aligned to the whole output, whatever part is asked for:
@@ -33,6 +39,7 @@ from inrcodec.prior import Prior
 TILE = 256  # samples along the side of a tile
 CHUNK = 8192  # samples that go through the network at once: they stay in the cache
 MAX_SAMPLES = 1 << 28
+FILTER_REACH = 2  # pixels that a filter looks around: two layers of 3x3
 
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
@@ -168,25 +175,98 @@ def _sampler(
     prior: Prior, parameters: Parameters, scaled: list[Floats], network: Network
 ) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Floats]:
     """The picture as a function of row and column positions: (H,), (W,) -> (H, W, 3)."""
-    architecture = prior.architecture
-    kernels = prior.tensors.get("field.kernel")
+    architecture, tensors = prior.architecture, prior.tensors
     features = 2 * architecture.coordinates + sum(architecture.channels)
+    height, width = parameters.height, parameters.width
+    kernels = [(float(b), float(c)) for b, c in tensors.get("field.kernel", ())]
+    powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
 
-    def sample(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        inputs = np.empty((len(ys), len(xs), features), np.float32)
+    def inputs(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        """What the network sees, (H, W, features)."""
+        planes = np.empty((len(ys), len(xs), features), np.float32)
         at = 0
         if architecture.coordinates:
-            inputs[..., 0] = normalise(xs, parameters.width)
-            inputs[..., 1] = normalise(ys, parameters.height)[:, None]
+            planes[..., 0] = normalise(xs, width)
+            planes[..., 1] = normalise(ys, height)[:, None]
             at = 2
-        for level, values in enumerate(scaled):
-            assert kernels is not None
-            b, c = (float(k) for k in kernels[level])
-            rows, down = interpolation_matrix(ys, level, values.shape[1], b, c)
-            columns, across = interpolation_matrix(xs, level, values.shape[2], b, c)
+        for level, (values, kernel) in enumerate(zip(scaled, kernels, strict=True)):
+            rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel)
+            columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel)
             for channel in values[:, rows, columns]:
-                inputs[..., at] = down @ channel @ across.T
+                planes[..., at] = down @ channel @ across.T
                 at += 1
-        return network(inputs.reshape(-1, features)).reshape(len(ys), len(xs), 3)
+        return planes
+
+    def evaluated(planes: Floats) -> Floats:
+        return network(planes.reshape(-1, features)).reshape(*planes.shape[:2], 3)
+
+    def filtered(name: str, seen: Floats) -> Floats:
+        """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
+        hidden = _convolve(seen, tensors[f"{name}.in"])
+        hidden += tensors[f"{name}.in_bias"] @ powers
+        return _convolve(np.maximum(hidden, 0, out=hidden), tensors[f"{name}.out"]) + tensors[f"{name}.out_bias"]
+
+    def restored(rows: slice, columns: slice) -> tuple[Floats, Floats]:
+        """At the centres of some pixels: the picture and the finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
+        (down, vertical), (across, horizontal) = _grown(rows, height), _grown(columns, width)
+        planes = inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
+        extra = tensors["filter.in"].shape[1] - 3
+        seen = np.concatenate([evaluated(planes), planes[..., :extra]], -1)
+        added = filtered("filter", np.pad(seen, (vertical, horizontal, (0, 0)), mode="edge"))
+        picture = _inner(seen, rows.start - down.start, columns.start - across.start, added)
+        picture[..., :3] += added
+        return picture, added
+
+    def detailed(rows: slice, columns: slice) -> Floats:
+        """R, X, Y and D at the centres of some pixels, (12, H, W)."""
+        (down, vertical), (across, horizontal) = _grown(rows, height), _grown(columns, width)
+        picture, added = restored(down, across)
+        detail = filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
+        added = _inner(added, rows.start - down.start, columns.start - across.start, detail)
+        return np.concatenate([added, detail], -1).transpose(2, 0, 1)
+
+    def sample(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        if not kernels:
+            return evaluated(inputs(ys, xs))
+        if _are_centres(ys) and _are_centres(xs):
+            return restored(_pixels(ys), _pixels(xs))[0][..., :3]
+        rows, down = interpolation_matrix(ys, 0, height, *kernels[0])
+        columns, across = interpolation_matrix(xs, 0, width, *kernels[0])
+        parts = (down @ detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
+        x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(np.float32) for axis in (xs, ys))
+        added = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y[:, None]
+        return evaluated(inputs(ys, xs)) + added.transpose(1, 2, 0)
 
     return sample
+
+
+def _are_centres(positions: NDArray[np.float64]) -> bool:
+    """Whether positions are the centres of successive pixels."""
+    return bool(np.array_equal(positions, np.floor(positions[0]) + 0.5 + np.arange(len(positions))))
+
+
+def _pixels(centres: NDArray[np.float64]) -> slice:
+    return slice(int(centres[0]), int(centres[-1]) + 1)
+
+
+def _grown(part: slice, size: int) -> tuple[slice, tuple[int, int]]:
+    """What a filter looks at of an axis, and how often to repeat the picture's first and last pixel for the rest."""
+    start, stop = part.start - FILTER_REACH, part.stop + FILTER_REACH
+    grown = slice(max(0, start), min(size, stop))
+    return grown, (grown.start - start, stop - grown.stop)
+
+
+def _inner(values: Floats, top: int, left: int, like: Floats) -> Floats:
+    """The part of (H, W, C) that begins at (top, left) and has the sides of `like`."""
+    return values[top : top + like.shape[0], left : left + like.shape[1]]
+
+
+def _convolve(x: Floats, kernel: Floats) -> Floats:
+    """Correlation of (H + 2, W + 2, in) with a kernel (out, in, 3, 3): (H, W, out)."""
+    height, width, out = x.shape[0] - 2, x.shape[1] - 2, len(kernel)
+    if out <= x.shape[2]:  # sum shifted products
+        products = x @ kernel.transpose(1, 2, 3, 0).reshape(x.shape[2], 9 * out)
+        taps = products.reshape(height + 2, width + 2, 3, 3, out)
+        return sum(taps[dy : dy + height, dx : dx + width, dy, dx] for dy in range(3) for dx in range(3))
+    windows = [x[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
+    return np.concatenate(windows, -1) @ kernel.transpose(2, 3, 1, 0).reshape(-1, out)

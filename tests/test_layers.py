@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "grid", "metrics", "options"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
     {"dataset", "maml", "prior", "rate", "render", "synthesis"},
-    {"analysis", "fit", "processes", "prune"},
+    {"analysis", "fit", "processes", "prune", "rounding"},
     {"codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins"},
 )

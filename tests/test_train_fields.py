@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from inrcodec.errors import OptionError, PriorError
-from inrcodec.train_fields import FieldOptions, import_weights, train_fields
+from inrcodec.lattice import field_shapes
+from inrcodec.train_fields import (
+    FieldOptions,
+    fast_objective,
+    import_weights,
+    init_weights,
+    train_fields,
+    weighted_objective,
+)
 
 OPTIONS = FieldOptions(
     channels=(1, 3), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, batch=2,
@@ -76,3 +84,17 @@ def test_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:
     prior = train_fields(OPTIONS, Noise(), tmp_path)
     assert prior is not None and prior.tensors["field.kernel"][0, 0] == 0
+
+
+def test_the_fast_objective_is_the_plain_one() -> None:
+    """Same value and gradients by the fields, with a quality for each picture."""
+    options = replace(OPTIONS, filter=3)
+    weights = init_weights(options)
+    fields = [torch.randn(2, *s).requires_grad_() for s in field_shapes(12, 20, OPTIONS.channels)]
+    arguments = (torch.rand(2, 3, 12, 20) - 0.5, torch.tensor([30, 210]), 0.3, options)
+    plain = weighted_objective(weights, fields, *arguments, torch.Generator().manual_seed(5))
+    expected = torch.autograd.grad(plain, fields)
+    fast, found = fast_objective(weights, fields, *arguments, torch.Generator().manual_seed(5))
+    assert float(fast) == pytest.approx(float(plain.detach()), rel=1e-5)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(a.abs().max()))
