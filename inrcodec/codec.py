@@ -4,7 +4,7 @@ Encoding is the only thing here that needs torch, and imports it when called.
 
 A file's parameter groups, in order: if the prior has no fields, one group per layer of the
 network, with the deltas of its surviving weights in row-major order and then of its biases; if
-it has fields, one group per level, coarse to fine, as `entropy` writes them.
+it has fields, one group per level, coarse to fine, as `entropy` writes them, and one with the deltas of the filter.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack
+from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import OptionError, PriorError, SinrError
 from inrcodec.image import Picture
@@ -63,8 +64,8 @@ def encode(
     index = quality_index(options.quality)
     device = fit.torch_device(options.device)
     if prior.architecture.channels:
-        fields = fit.fit_fields(prior, picture.pixels, index, options.steps, device, options.seed, progress)
-        groups = _rate_model(prior).encode(fields, index)
+        fields, changes = fit.fit_fields(prior, picture.pixels, index, options.steps, device, options.seed, progress)
+        groups = [*_rate_model(prior).encode(fields, index), pack_deltas(changes)]
     else:
         deltas = fit.fit_network(prior, picture.pixels, options.steps, device, options.seed, progress)
         groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas)]
@@ -127,14 +128,15 @@ def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
 def read_parameters(file: SinrFile, prior: Prior) -> Parameters:
     """The numbers of a file, decoded. SinrError if its groups do not fit the prior."""
     channels = prior.architecture.channels
-    expected = len(channels) or prior.layers
+    expected = len(channels) + 1 if channels else prior.layers
     if len(file.groups) != expected:
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
-        fields = _rate_model(prior).decode(file.groups, shapes, file.quality_index)
+        fields = _rate_model(prior).decode(file.groups[:-1], shapes, file.quality_index)
+        network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[-1], prior.tensors))
     else:
         for layer, group in enumerate(file.groups):
             mask = prior.mask(layer)

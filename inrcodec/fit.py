@@ -33,7 +33,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import rate, synthesis
+from inrcodec.adapt import adapt_filter
 from inrcodec.analysis import analyse
+from inrcodec.deltas import FilterDeltas, apply_deltas
 from inrcodec.entropy import CAUSAL, MAX_VALUE, STRIPE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
@@ -343,8 +345,8 @@ def fit_fields(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
-) -> tuple[NDArray[np.int32], ...]:
-    """Quantized fields (channels, rows, columns), level 0 first, of a picture (height, width, 3)."""
+) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
+    """Quantized fields (channels, rows, columns), level 0 first, and deltas of a picture (height, width, 3)."""
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
@@ -354,8 +356,16 @@ def fit_fields(
     lam = lagrangian(quality_index)
     with one_thread_per_block(device):
         fields = refine(model, fields, target, q, lam, steps, generator, progress)
-        fields = optimised_rounding(model.weights, fields, target, q, lam, model.omegas)
-    return tuple(z[0].clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields)
+        deltas = None
+        if steps:
+            nearest = [z.round() for z in fields]
+            deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator)
+            weights = dict(model.weights)
+            if deltas is not None:
+                changed = apply_deltas(prior.tensors, deltas)
+                weights |= {name: torch.from_numpy(tensor).to(device) for name, tensor in changed.items()}
+            fields = optimised_rounding(weights, fields, target, q, lam, model.omegas)
+    return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 
 def refine(

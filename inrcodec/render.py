@@ -52,7 +52,7 @@ class Parameters:
     height: int  # pixels
     width: int
     conditioning: float  # q, normalised log lambda, about -1..1 (options.conditioning)
-    network: Mapping[str, Floats]  # siren.I.weight and .bias, the prior's plus this picture's deltas
+    network: Mapping[str, Floats]  # siren.I.* and, with fields, filter.*: the prior's plus this picture's deltas
     fields: tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first, in steps
 
 
@@ -175,7 +175,7 @@ def _sampler(
     prior: Prior, parameters: Parameters, scaled: list[Floats], network: Network
 ) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Floats]:
     """The picture as a function of row and column positions: (H,), (W,) -> (H, W, 3)."""
-    architecture, tensors = prior.architecture, prior.tensors
+    architecture, tensors = prior.architecture, {**prior.tensors, **parameters.network}
     features = 2 * architecture.coordinates + sum(architecture.channels)
     height, width = parameters.height, parameters.width
     kernels = [(float(b), float(c)) for b, c in tensors.get("field.kernel", ())]
