@@ -39,7 +39,8 @@ def adapt_filter(
     with torch.no_grad():
         planes = synthesis.inputs(weights, fields, q)
         values = synthesis.network(weights, planes, q, omegas)
-        seen = functional.pad(torch.cat([values, synthesis.finest(weights, planes)], 1), (FILTER_REACH,) * 4, "replicate")
+        seen = torch.cat([values, synthesis.finest(weights, planes)], 1)
+        seen = functional.pad(seen, (FILTER_REACH,) * 4, mode="replicate")
         missing = target - values
 
     def error(changed: synthesis.Weights, top: int, bottom: int) -> Tensor:

@@ -46,7 +46,8 @@ def analyse(
         x = torch.relu(functional.conv2d(seen, part["in"], padding=1) + (powers @ part["in_bias"].T)[:, :, None, None])
         x = torch.relu(functional.conv2d(x, part["mid"], part["mid_bias"], padding=1)) + x
         values = functional.pixel_shuffle(functional.conv2d(x, part["out"], part["out_bias"], padding=1), 2)
-        fields[level] = values[:, :, : own.shape[2], : own.shape[3]] * (steps[level][:, :1] / steps[level])[:, :, None, None]
+        ratio = steps[level][:, :1] / steps[level]
+        fields[level] = values[:, :, : own.shape[2], : own.shape[3]] * ratio[:, :, None, None]
     return fields
 
 

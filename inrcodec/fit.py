@@ -4,7 +4,8 @@ Priors with fields minimise, over the fields s in steps,
 
     J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB
 
-The analysis network takes the first step. Each further one follows the gradient through a soft
+The analysis network takes the first step. After two thirds of the others, and once more at the end, the filter is
+adapted to the picture (see `adapt`). Each step follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
 by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is `rounding`'s.
 
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,12 @@ class _SquaredError(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, planes: Tensor, target: Tensor, above: int, model: FieldModel, q: Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        planes: Tensor,
+        target: Tensor,
+        above: int,
+        model: FieldModel,
+        q: Tensor,
     ) -> Tensor:
         # planes (B, C, rows, W), target (B, 3, H, W): `above` rows of planes lie above the target's, and up to 2 below
         weights, omegas = model.weights, model.omegas
@@ -354,17 +360,20 @@ def fit_fields(
     with torch.no_grad():
         fields = analyse(model.weights, target, q, model.channels, model.omegas)
     lam = lagrangian(quality_index)
+    deltas: FilterDeltas | None = None
+
+    def adapted(fields: Sequence[Tensor]) -> FieldModel:
+        """The model with the filter that suits the picture best, as far as it is known."""
+        nonlocal deltas
+        nearest = [z.round() for z in fields]
+        deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator)
+        changed = apply_deltas(prior.tensors, deltas)
+        return replace(model, weights=model.weights | {k: torch.from_numpy(v).to(device) for k, v in changed.items()})
+
     with one_thread_per_block(device):
-        fields = refine(model, fields, target, q, lam, steps, generator, progress)
-        deltas = None
         if steps:
-            nearest = [z.round() for z in fields]
-            deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator)
-            weights = dict(model.weights)
-            if deltas is not None:
-                changed = apply_deltas(prior.tensors, deltas)
-                weights |= {name: torch.from_numpy(tensor).to(device) for name, tensor in changed.items()}
-            fields = optimised_rounding(weights, fields, target, q, lam, model.omegas)
+            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted)
+            fields = optimised_rounding(adapted(fields).weights, fields, target, q, lam, model.omegas)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 
@@ -377,13 +386,16 @@ def refine(
     steps: int,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    adapted: Callable[[list[Tensor]], FieldModel] | None = None,
 ) -> list[Tensor]:
-    """Fields after `steps` descent steps on J, unrounded."""
+    """Fields after `steps` descent steps on J, unrounded. `adapted` gives the model to go on with for the last third."""
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
     momenta = [torch.zeros_like(z) for z in fields]
     squares = [z.new_zeros(len(z)) for z in fields]
     for step in range(steps):
+        if adapted and step == steps * 2 // 3:
+            model = adapted(fields)
         part = step / max(1, steps - 1)
         temperature = hot + (cold - hot) * part
         leaves = [z.detach().requires_grad_() for z in fields]

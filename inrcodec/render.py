@@ -12,8 +12,10 @@ centres: the first sees f without r, the second f with it. In between r is
     r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
 
 with the first filter's R and the second's X, Y and D interpolated like a field of level 0, and (x', y') the
-offset from a pixel's centre: the second filter has no say there. An output sample is the value at its centre where samples are finer
-than pixels, and the mean over its area where they are coarser, so shrinking does not alias.
+offset from a pixel's centre: the second filter has no say there.
+
+An output sample is the value at its centre where samples are finer than pixels, and the mean over its area where
+they are coarser, so shrinking does not alias.
 
 Output is made in square tiles aligned to the whole output, whatever part is asked for:
 memory does not grow with the picture, and a region is bit for bit a part of the whole.
@@ -198,16 +200,19 @@ def _sampler(
         return planes
 
     def evaluated(planes: Floats) -> Floats:
-        return network(planes.reshape(-1, features)).reshape(*planes.shape[:2], 3)
+        values: Floats = network(planes.reshape(-1, features)).reshape(*planes.shape[:2], 3)
+        return values
 
     def filtered(name: str, seen: Floats) -> Floats:
         """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
         hidden = _convolve(seen, tensors[f"{name}.in"])
         hidden += tensors[f"{name}.in_bias"] @ powers
-        return _convolve(np.maximum(hidden, 0, out=hidden), tensors[f"{name}.out"]) + tensors[f"{name}.out_bias"]
+        out = _convolve(np.maximum(hidden, 0, out=hidden), tensors[f"{name}.out"])
+        out += tensors[f"{name}.out_bias"]
+        return out
 
     def restored(rows: slice, columns: slice) -> tuple[Floats, Floats]:
-        """At the centres of some pixels: the picture and the finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
+        """At the centres of some pixels: picture and finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
         (down, vertical), (across, horizontal) = _grown(rows, height), _grown(columns, width)
         planes = inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
         extra = tensors["filter.in"].shape[1] - 3
@@ -235,7 +240,8 @@ def _sampler(
         parts = (down @ detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
         x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(np.float32) for axis in (xs, ys))
         added = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y[:, None]
-        return evaluated(inputs(ys, xs)) + added.transpose(1, 2, 0)
+        samples: Floats = evaluated(inputs(ys, xs)) + added.transpose(1, 2, 0)
+        return samples
 
     return sample
 
@@ -267,6 +273,9 @@ def _convolve(x: Floats, kernel: Floats) -> Floats:
     if out <= x.shape[2]:  # sum shifted products
         products = x @ kernel.transpose(1, 2, 3, 0).reshape(x.shape[2], 9 * out)
         taps = products.reshape(height + 2, width + 2, 3, 3, out)
-        return sum(taps[dy : dy + height, dx : dx + width, dy, dx] for dy in range(3) for dx in range(3))
+        total: Floats = np.sum(
+            [taps[dy : dy + height, dx : dx + width, dy, dx] for dy in range(3) for dx in range(3)], axis=0
+        )
+        return total
     windows = [x[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
     return np.concatenate(windows, -1) @ kernel.transpose(2, 3, 1, 0).reshape(-1, out)

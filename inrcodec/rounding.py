@@ -74,7 +74,8 @@ def _improved(
         whole = [trial if i == level else z for i, z in enumerate(fields)]
         error = (synthesis.synthesize(weights, whole, q, omegas) - target).square().sum(1, keepdim=True)
         found = _gathered(error * (255**2 / lam), level)
-        for i, (z, (mean, log_scale)) in enumerate(zip(whole, rate.distributions(weights, whole, q, level + 1))):
+        for i, (mean, log_scale) in enumerate(rate.distributions(weights, whole, q, level + 1)):
+            z = whole[i]
             found += _gathered(rate.laplace_bits(z - mean, log_scale).sum(1, keepdim=True), level - i)
         return found
 

@@ -10,6 +10,8 @@ place for a new one, whose guess trains the analysis network alone. In every fou
 halved (2x2 means) before they are fitted, and the filter for detail, which has no say at pixel centres, learns
 to make the x2 decode the picture before.
 
+Phase 3, analysis: as phase 1, but only the analysis network follows, for the network and rate model as they are now.
+
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
 qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
 after a kill as if nothing had happened. Under `torchrun` each process has its share of every batch.
@@ -43,9 +45,11 @@ from inrcodec.train import Progress, Tasks
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
+PHASES = ("guess", "fit", "analysis")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
+FILTERS_FASTER = 5  # than the rest: they start from nothing, and nothing depends on them
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
@@ -67,9 +71,10 @@ class FieldOptions:
     batch: int = 8  # pictures per step
     guess_steps: int = 8000  # of phase 1
     fit_steps: int = 6000  # of phase 2
-    fit_length: int = 60  # steps that a batch is fitted in phase 2
+    analysis_steps: int = 1000  # of phase 3
+    fit_length: int = 40  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
-    guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
+    guess_rate: float = 4e-3  # of Adam in phases 1 and 3; falls along a cosine, in phase 1 after 40 % of it
     fit_rate: float = 1e-3  # of Adam in phase 2; falls along a cosine
     seed: int = 0
     device: Device = Device.AUTO
@@ -81,14 +86,14 @@ class FieldOptions:
         for name in ("batch", "fit_length", "slots", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.guess_steps, self.fit_steps) < 0 or self.steps < 1:
-            raise OptionError("guess_steps and fit_steps must be at least 0, and one of them above")
+        if min(self.guess_steps, self.fit_steps, self.analysis_steps) < 0 or self.steps < 1:
+            raise OptionError("the steps of the phases must be at least 0, and one of them above")
         Architecture(self.omegas, False, self.channels)
 
     @property
     def steps(self) -> int:
-        """Of both phases."""
-        return self.guess_steps + self.fit_steps
+        """Of all phases."""
+        return self.guess_steps + self.fit_steps + self.analysis_steps
 
 
 @dataclass(frozen=True)
@@ -208,14 +213,15 @@ def train_fields(
             if not math.isfinite(loss):
                 raise OptionError(f"training diverged before step {step + 1}: the rates are too much")
             state = replace(state, loss=0.0)
+            phase = (step >= options.guess_steps) + (step >= options.guess_steps + options.fit_steps)
             if number == 0:
                 rows.append(
-                    f"{step + 1},{'fit' if step >= options.guess_steps else 'guess'},{loss:.5f},{state.seconds:.1f}\n"
+                    f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n"
                 )
                 write_atomically(log, "".join(rows).encode(), overwrite=True)
                 if progress:
                     pace = (state.seconds - spent) / (step + 1 - first_step)
-                    progress(Progress(step + 1, options.steps, int(step >= options.guess_steps), 1.0, loss, math.nan,
+                    progress(Progress(step + 1, options.steps, phase, 1.0, loss, math.nan,
                                       state.seconds, pace * (options.steps - step - 1)))  # fmt: skip
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
             write_atomically(mine, _pack(state, run), overwrite=True)
@@ -283,6 +289,12 @@ def _stepped(
         part = step / options.guess_steps
         loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
         learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
+        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
+    elif step >= options.guess_steps + options.fit_steps:
+        done = step - options.guess_steps - options.fit_steps
+        loss = guess_loss(weights, *drawn(step), COLD, options, generator)
+        learning = options.guess_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
+        names = [name for name in names if name.startswith("analysis.")]
         gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     else:
         visit = step - options.guess_steps
@@ -387,7 +399,8 @@ def _adam(state: _State, gradients: Weights, learning: float) -> tuple[Weights, 
             first[name] = 0.9 * first[name] + 0.1 * g
             second[name] = 0.99 * second[name] + 0.01 * g.square()
             scale = learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
-            weights[name] = weights[name].detach() - scale * first[name] / (second[name].sqrt() + 1e-8)
+            faster = FILTERS_FASTER if name.startswith(("filter.", "detail.")) else 1
+            weights[name] = weights[name].detach() - faster * scale * first[name] / (second[name].sqrt() + 1e-8)
     return weights, first, second
 
 

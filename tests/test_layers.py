@@ -20,7 +20,9 @@ FLOORS = (
 )
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
-WITHOUT_TORCH = ("bench", "bitstream", "cli", "codec", "deltas", "entropy", "image", "lattice", "metrics", "prior", "render")
+WITHOUT_TORCH = (
+    "bench", "bitstream", "cli", "codec", "deltas", "entropy", "image", "lattice", "metrics", "prior", "render",
+)  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent
 MODULES = {path.stem: path.read_text("utf-8") for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
