@@ -53,12 +53,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 
 import zstandard
 
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
 
-__all__ = ["Colour", "Limits", "SinrFile", "pack", "unpack"]
+__all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack"]
 
 MAGIC = b"SINR"
 VERSION = 1
@@ -165,6 +166,14 @@ def unpack(data: bytes, limits: Limits = Limits()) -> SinrFile:
     if reader.left:
         raise SinrError(f"expected only the CRC-32 after the end tag, found {reader.left} more bytes")
     return file
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes at a path, whatever they are. SinrError if they cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SinrError(f"{path}: cannot read the file: {error.strerror}") from None
 
 
 def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:

@@ -99,8 +99,14 @@ def decode(
     """
     file = unpack(data, limits)
     prior = prior_of(file, prior)
+    return sample(file, prior, read_parameters(file, prior), options, device)
+
+
+def sample(
+    file: SinrFile, prior: Prior, parameters: Parameters, options: DecodeOptions, device: Device = Device.AUTO
+) -> Picture:
+    """The samples that options ask for of a file whose parameters are decoded."""
     view = view_of(file.height, file.width, options)
-    parameters = read_parameters(file, prior)
     network = None
     if device not in (Device.AUTO, Device.CPU):
         from inrcodec import fit, synthesis  # torch

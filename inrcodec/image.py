@@ -85,6 +85,23 @@ class Picture:
     grey: bool = False  # its three channels are equal, and it is to be written with one
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
 
+    @classmethod
+    def from_array(cls, array: NDArray[Any], metadata: Mapping[str, bytes] | None = None) -> Picture:
+        """The picture of uint8 samples, grey (height, width) or RGB (height, width, 3); ImageError for other arrays."""
+        if array.dtype != np.uint8:
+            raise ImageError(f"expected samples of type uint8, found {array.dtype}")
+        if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or not array.size:
+            raise ImageError(f"expected an array (height, width) or (height, width, 3), found {array.shape}")
+        if not LIMITS.allow(array.shape[1], array.shape[0]):
+            raise ImageError(f"expected at most {LIMITS}, found {array.shape[1]} x {array.shape[0]}")
+        grey = array.ndim == 2
+        pixels = np.repeat(array[..., None], 3, axis=2) if grey else array.copy()
+        return cls(pixels, grey, dict(metadata or {}))
+
+    def to_array(self) -> NDArray[np.uint8]:
+        """The samples as `from_array` takes them."""
+        return np.ascontiguousarray(self.pixels[..., 0]) if self.grey else self.pixels
+
 
 def read_picture(path: Path, *, convert: bool = False) -> Picture:
     """The picture in a file, turned upright as its EXIF orientation says.
@@ -140,7 +157,7 @@ def write_picture(picture: Picture, path: Path, *, overwrite: bool = False) -> N
     if path.suffix.lower() not in SAVERS:
         raise OutputError(f"{path}: expected one of the suffixes {', '.join(SAVERS)}, found {path.suffix!r}")
     file_format, options = SAVERS[path.suffix.lower()]
-    image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0] if picture.grey else picture.pixels))
+    image = Image.fromarray(picture.to_array())
     buffer = BytesIO()
     try:
         with _pillow():

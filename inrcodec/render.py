@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
-from inrcodec.lattice import interpolation_matrix
+from inrcodec.lattice import interpolation_matrix, taps
 from inrcodec.prior import Prior
 
 TILE = 256  # samples along the side of a tile
@@ -190,3 +191,21 @@ def _sampler(
         return network(inputs.reshape(-1, features)).reshape(len(ys), len(xs), 3)
 
     return sample
+
+
+def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.floating[Any]]) -> Floats:
+    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
+    x, y = positions.astype(np.float64).T  # (N,) each
+    parts: list[NDArray[Any]] = []
+    if prior.architecture.coordinates:
+        parts += [normalise(x, parameters.width)[None], normalise(y, parameters.height)[None]]
+    gains = field_gains(prior, parameters.conditioning)
+    for level, (values, gain) in enumerate(zip(parameters.fields, gains, strict=True)):
+        b, c = (float(k) for k in prior.tensors["field.kernel"][level])
+        rows, down = taps(y, level, values.shape[1], b, c)  # (N, 4) each
+        columns, across = taps(x, level, values.shape[2], b, c)
+        around = values[:, rows[:, :, None], columns[:, None, :]]  # (C, N, 4, 4)
+        parts.append(gain[:, 0] * np.einsum("cnyx,ny,nx->cn", around, down, across))
+    inputs = np.concatenate(parts).T.astype(np.float32)  # (N, in)
+    samples: Floats = np.clip(numpy_network(prior, parameters)(inputs) + np.float32(0.5), 0, 1)
+    return samples

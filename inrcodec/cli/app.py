@@ -86,13 +86,6 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto: cuda
 DecodeDeviceOption = Annotated[Device, typer.Option(help="Where to sample; auto and cpu: NumPy, without torch.")]
 
 
-def read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SinrError(f"{path}: cannot read the file: {error.strerror}") from None
-
-
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Errors inside say which file they are about."""

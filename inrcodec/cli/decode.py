@@ -16,7 +16,6 @@ from inrcodec.cli.app import (
     PriorOption,
     app,
     naming,
-    read_file,
     same_file,
 )
 from inrcodec.errors import OptionError
@@ -42,6 +41,7 @@ def decode(
 ) -> None:
     """Decode a .sinr file to a picture, at any scale."""
     from inrcodec import codec
+    from inrcodec.bitstream import read_file
     from inrcodec.image import check_output, write_picture
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior

@@ -12,7 +12,6 @@ from inrcodec.cli.app import (
     JsonOption,
     app,
     naming,
-    read_file,
 )
 
 
@@ -22,7 +21,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a .sinr file holds, without decoding it."""
-    from inrcodec.bitstream import VERSION, unpack
+    from inrcodec.bitstream import VERSION, read_file, unpack
     from inrcodec.options import index_quality, lagrangian
     from inrcodec.prior import bundled_priors, read_prior
 
