@@ -61,18 +61,20 @@ def decode(
     scale: float | None = None,
     size: tuple[int, int] | None = None,
     region: tuple[int, int, int, int] | None = None,
+    levels: int | None = None,
     prior: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> NDArray[np.uint8]:
     """The picture in a `.sinr` file, as `encode` takes it.
 
     `scale` is samples per pixel, `size` the (width, height) of the result instead, `region` the part (x, y,
-    width, height) to decode, in pixels. `prior` is needed only if the file's own is neither bundled nor in it.
+    width, height) to decode, in pixels. With `levels`, at most so many are decoded, coarse to fine, and the
+    file may be cut short after them: a preview. `prior` is needed only if the file's own is neither bundled nor in it.
 
     Raises SinrError for bytes that are not a whole file, PriorError if its prior is missing, OptionError for
     an option out of range.
     """
-    options = DecodeOptions(scale, size, region)
+    options = DecodeOptions(scale, size, region, levels)
     return codec.decode(data, options, prior=_prior(prior), device=_device(device)).to_array()
 
 

@@ -26,8 +26,9 @@ if it is the only byte).
 
 Groups. The prior says what group k means and how to decode it (see `codec` and `entropy`). A decoder reads
 zeros past the end of a payload, so a payload does not end in a zero byte: the writer drops them and a reader
-refuses them. An empty payload is legal. Coarse-to-fine order makes every prefix of the groups a preview of
-the picture.
+refuses them. An empty payload is legal. Coarse-to-fine order makes the beginning of a file a preview of the
+picture: of one that ends after the group lengths, the payloads that are whole can be decoded, at the risk that
+damage goes unnoticed, because the CRC-32 is missing.
 
 Chunks. A chunk is a tag (u8, 1..255), a length (varint, bytes) and that many bytes. Tags ascend, hence each
 occurs at most once. Bit 7 of a tag tells a reader that does not know it what to do: clear = critical, refuse
@@ -51,7 +52,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -59,7 +60,7 @@ import zstandard
 
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
 
-__all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack"]
+__all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpack_prefix"]
 
 MAGIC = b"SINR"
 VERSION = 1
@@ -152,13 +153,9 @@ def unpack(data: bytes, limits: Limits = Limits()) -> SinrFile:
     SinrError if the bytes are not a valid file; more precisely TruncatedFileError if they end early,
     UnsupportedVersionError if a newer writer made them, LimitError if the picture is too large.
     """
-    if not MAGIC.startswith(data[: len(MAGIC)]):
-        raise SinrError(f"not a .sinr file: expected it to begin with {MAGIC!r}, found {data[: len(MAGIC)]!r}")
+    _check_magic(data)
     reader = _Reader(data[:-CRC_SIZE])
-    reader.take(len(MAGIC), "magic")
-    version = reader.u8("version")
-    if version != VERSION:
-        raise UnsupportedVersionError(f"expected version {VERSION}, found {version}: it needs a newer inrcodec")
+    _check_version(reader)
     # The CRC comes before the fields, so that damage is called damage and not by the field that it hit.
     if zlib.crc32(reader.data) != int.from_bytes(data[-CRC_SIZE:], "little"):
         raise _damage(reader, limits)
@@ -166,6 +163,18 @@ def unpack(data: bytes, limits: Limits = Limits()) -> SinrFile:
     if reader.left:
         raise SinrError(f"expected only the CRC-32 after the end tag, found {reader.left} more bytes")
     return file
+
+
+def unpack_prefix(data: bytes, limits: Limits = Limits()) -> SinrFile:
+    """The content of a file that may be cut short: the groups that are whole, and no chunks. Errors as of `unpack`."""
+    _check_magic(data)
+    reader = _Reader(data)
+    _check_version(reader)
+    header, _, lengths = _unpack_header(reader, limits)
+    groups: list[bytes] = []
+    while len(groups) < len(lengths) and lengths[len(groups)] <= reader.left:
+        groups.append(_unpack_group(reader, len(groups), lengths[len(groups)]))
+    return replace(header, groups=tuple(groups))
 
 
 def read_file(path: Path) -> bytes:
@@ -176,8 +185,20 @@ def read_file(path: Path) -> bytes:
         raise SinrError(f"{path}: cannot read the file: {error.strerror}") from None
 
 
-def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
-    """Everything after the version, to the end tag and including it."""
+def _check_magic(data: bytes) -> None:
+    if not MAGIC.startswith(data[: len(MAGIC)]):
+        raise SinrError(f"not a .sinr file: expected it to begin with {MAGIC!r}, found {data[: len(MAGIC)]!r}")
+
+
+def _check_version(reader: _Reader) -> None:
+    reader.take(len(MAGIC), "magic")
+    version = reader.u8("version")
+    if version != VERSION:
+        raise UnsupportedVersionError(f"expected version {VERSION}, found {version}: it needs a newer inrcodec")
+
+
+def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list[int]]:
+    """Everything from after the version to the group lengths: a file without groups, the flags and the lengths."""
     flags = reader.u8("flags")
     if flags & ~SELF_CONTAINED:
         raise SinrError(f"flags: expected bits 1..7 to be 0, found {flags:#010b}")
@@ -191,19 +212,29 @@ def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
     prior_id = reader.take(PRIOR_ID_SIZE, "prior id")
     count = _in_range("group count", reader.u8("group count"), 1, MAX_GROUPS)
     lengths = [reader.varint(f"length of group {index}") for index in range(count)]
-    groups = tuple(reader.take(length, f"group {index}") for index, length in enumerate(lengths))
-    for index, group in enumerate(groups):
-        if group.endswith(b"\0"):
-            raise SinrError(f"group {index}: expected no zero byte at its end, found one")
+    return SinrFile(width, height, colour, bit_depth, quality_index, prior_id, ()), flags, lengths
+
+
+def _unpack_group(reader: _Reader, index: int, length: int) -> bytes:
+    group = reader.take(length, f"group {index}")
+    if group.endswith(b"\0"):
+        raise SinrError(f"group {index}: expected no zero byte at its end, found one")
+    return group
+
+
+def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
+    """Everything after the version, to the end tag and including it."""
+    header, flags, lengths = _unpack_header(reader, limits)
+    groups = tuple(_unpack_group(reader, index, length) for index, length in enumerate(lengths))
     contents = _unpack_chunks(reader)
     prior = contents.get(PRIOR_TAG)
     if bool(flags & SELF_CONTAINED) != (prior is not None):
         found = "only the flag" if prior is None else "only the chunk"
         raise SinrError(f"expected the self-contained flag and a prior chunk together, found {found}")
     if prior is not None:
-        _check_prior_id(prior, prior_id)
+        _check_prior_id(prior, header.prior_id)
     metadata = {key: contents[tag] for key, tag in METADATA_TAGS.items() if tag in contents}
-    return SinrFile(width, height, colour, bit_depth, quality_index, prior_id, groups, metadata, prior)
+    return replace(header, groups=groups, metadata=metadata, prior=prior)
 
 
 def _damage(reader: _Reader, limits: Limits) -> SinrError:
@@ -211,7 +242,7 @@ def _damage(reader: _Reader, limits: Limits) -> SinrError:
     try:
         _unpack_body(reader, limits)
     except TruncatedFileError as error:
-        return TruncatedFileError(f"the file is cut short or damaged: {error}")
+        return TruncatedFileError(f"the file is cut short or damaged: {error} (decode --levels previews what is there)")
     except SinrError:
         return SinrError("the file is damaged: its CRC-32 does not match")
     trailing = f" and {reader.left} bytes follow its end" if reader.left else ""

@@ -10,14 +10,14 @@ it has fields, one group per level, coarse to fine, as `entropy` writes them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack
+from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
-from inrcodec.errors import OptionError, PriorError, SinrError
+from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
@@ -94,12 +94,18 @@ def decode(
 
     `auto` and `cpu` decode with NumPy; another device evaluates the network there, with torch.
 
-    Raises SinrError if the bytes are not a complete file, PriorError if its prior is missing or `prior` is
-    another one, OptionError if the region is outside the picture or the device is not there.
+    Raises SinrError if the bytes are not a complete file (or, with `levels`, the beginning of one that has a
+    level), PriorError if its prior is missing or `prior` is another one, OptionError if the region is outside
+    the picture or the device is not there.
     """
-    file = unpack(data, limits)
+    if options.levels is None:
+        file = unpack(data, limits)
+    else:
+        file = coarse(data, options.levels, limits)
     prior = prior_of(file, prior)
-    return sample(file, prior, read_parameters(file, prior), options, device)
+    if options.levels is not None and not prior.architecture.channels:
+        raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+    return sample(file, prior, read_parameters(file, prior, partial=options.levels is not None), options, device)
 
 
 def sample(
@@ -119,6 +125,24 @@ def sample(
     return Picture(pixels, grey=file.colour == Colour.GREY, metadata=file.metadata)
 
 
+def coarse(data: bytes, levels: int, limits: Limits = Limits()) -> SinrFile:
+    """A file, which may be cut short, with at most `levels` of its groups. TruncatedFileError if none is whole."""
+    try:
+        file = unpack(data, limits)
+    except TruncatedFileError:
+        file = unpack_prefix(data, limits)
+        if not file.groups:
+            raise TruncatedFileError("the file is cut short before the end of its coarsest level") from None
+    return replace(file, groups=file.groups[:levels])
+
+
+def convert(data: bytes, *, self_contained: bool, strip: bool = False, prior: Prior | None = None) -> bytes:
+    """The same picture in a file with or without its prior and, if `strip`, without metadata. Nothing is refitted."""
+    file = unpack(data)
+    carried = prior_of(file, prior).data if self_contained else None
+    return pack(replace(file, prior=carried, metadata={} if strip else file.metadata))
+
+
 def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
     """The prior that a file names: the given one, the file's own or a bundled one. PriorError if it is none of them."""
     if prior is None:
@@ -130,11 +154,14 @@ def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
     return prior
 
 
-def read_parameters(file: SinrFile, prior: Prior) -> Parameters:
-    """The numbers of a file, decoded. SinrError if its groups do not fit the prior."""
+def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> Parameters:
+    """The numbers of a file, decoded. SinrError if its groups do not fit the prior.
+
+    With `partial` the groups of the finer fields may be missing; these fields are zero.
+    """
     channels = prior.architecture.channels
     expected = len(channels) or prior.layers
-    if len(file.groups) != expected:
+    if len(file.groups) != expected and not (partial and len(file.groups) < expected):
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
     fields: tuple[NDArray[np.int32], ...] = ()

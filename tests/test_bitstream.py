@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inrcodec.bitstream import MAX_CONTENT, Colour, Limits, SinrFile, pack, unpack
+from inrcodec.bitstream import MAX_CONTENT, Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
 
 PRIOR = b"a prior's file"
@@ -323,3 +323,21 @@ def test_a_zstd_bomb_is_refused_before_it_is_decompressed(monkeypatch: pytest.Mo
 def test_pack_refuses_to_write_what_unpack_would_not_read(change: Callable[[SinrFile], SinrFile], message: str) -> None:
     with pytest.raises(SinrError, match=message):
         pack(change(FULL))
+
+
+def test_a_prefix_has_the_groups_that_are_whole() -> None:
+    data = pack(FULL)
+    start = len(PREFIX + BODY) - 4  # of the payloads, which take 1, 0 and 3 bytes
+    for cut, groups in ((0, 0), (1, 2), (3, 2), (4, 3), (60, 3)):
+        found = unpack_prefix(data[: start + cut])
+        assert found == dataclasses.replace(FULL, groups=FULL.groups[:groups], metadata={}, prior=None)
+
+
+def test_a_prefix_without_its_whole_header_is_refused() -> None:
+    for size in range(len(PREFIX + BODY) - 4):
+        with pytest.raises(TruncatedFileError):
+            unpack_prefix(pack(PLAIN)[:size])
+    with pytest.raises(SinrError, match=r"not a \.sinr file"):
+        unpack_prefix(b"PNG")
+    with pytest.raises(LimitError):
+        unpack_prefix(pack(PLAIN), Limits(max_side=299))

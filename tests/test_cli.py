@@ -229,3 +229,48 @@ def test_torch_is_not_imported_where_it_is_not_needed(folder: Path) -> None:
     for words in (["--help"], ["info", "photo.sinr"], ["decode", "photo.sinr"], ["priors"]):
         result = subprocess.run([sys.executable, "-c", script, *words], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+
+
+def test_levels_decode_the_beginning_of_a_file(folder: Path) -> None:
+    encoded(folder)
+    (folder / "part.sinr").write_bytes((folder / "photo.sinr").read_bytes()[:-6])
+    words = ("decode", "part.sinr", "--prior", "fields.safetensors")
+    code, _, errors = run(folder, *words)
+    assert code == 4 and "--levels" in errors
+    code, out, errors = run(folder, *words, "--levels", "9")
+    assert code == 0 and "37x22" in out, errors
+
+
+def test_verify_reads_every_byte_and_writes_nothing(folder: Path) -> None:
+    encoded(folder, "--self-contained")
+    before = sorted(folder.iterdir())
+    code, out, _ = run(folder, "verify", "photo.sinr", "--json")
+    assert code == 0 and json.loads(out)["valid"]
+    data = bytearray((folder / "photo.sinr").read_bytes())
+    data[40] ^= 1
+    (folder / "photo.sinr").write_bytes(data)
+    assert run(folder, "verify", "photo.sinr")[0] == 4
+    assert sorted(folder.iterdir()) == before
+
+
+def test_compare_measures_pictures_and_files(folder: Path) -> None:
+    encoded(folder)
+    words = ("compare", "photo.png", "photo.sinr", "--prior", "fields.safetensors")
+    code, out, errors = run(folder, *words, "--difference", "d.png", "--json")
+    assert code == 0, errors
+    facts = json.loads(out)
+    assert 0 < facts["psnr"] < 60 and -1 <= facts["ssim"] < 1 and 0 <= facts["ms_ssim"] < 1
+    assert facts["bpp_b"] == pytest.approx((folder / "photo.sinr").stat().st_size * 8 / (37 * 22))
+    with Image.open(folder / "d.png") as image:
+        assert image.size == (37, 22)
+    assert json.loads(run(folder, "compare", "photo.png", "photo.png", "--json")[1])["psnr"] is None
+    assert "PSNR inf dB" in run(folder, "compare", "photo.png", "photo.png")[1]
+
+
+def test_convert_makes_a_file_that_opens_anywhere(folder: Path) -> None:
+    encoded(folder)
+    code, _, errors = run(folder, "convert", "photo.sinr", "--prior", "fields.safetensors")
+    assert code == 0, errors
+    assert run(folder, "verify", "photo.converted.sinr")[0] == 0
+    code, _, errors = run(folder, "convert", "photo.converted.sinr", "-o", "plain.sinr", "--plain")
+    assert code == 0 and (folder / "plain.sinr").read_bytes() == (folder / "photo.sinr").read_bytes()

@@ -86,6 +86,11 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto: cuda
 DecodeDeviceOption = Annotated[Device, typer.Option(help="Where to sample; auto and cpu: NumPy, without torch.")]
 
 
+def report(facts: Any, text: str, *, as_json: bool) -> None:
+    """Print a command's result: all facts as JSON, or the text."""
+    print(json.dumps(facts) if as_json else text)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Errors inside say which file they are about."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from inrcodec.cli.app import (
     PriorOption,
     app,
     naming,
+    report,
     same_file,
 )
 from inrcodec.errors import OptionError
@@ -34,6 +34,9 @@ def decode(
     scale: Annotated[float | None, typer.Option(help="Output samples per pixel, for example 4 or 0.5.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Output size instead of a scale.")] = None,
     region: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels.")] = None,
+    levels: Annotated[
+        int | None, typer.Option(help="At most so many levels, coarse to fine; FILE may be cut short after them.")
+    ] = None,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
     force: ForceOption = False,
@@ -46,7 +49,7 @@ def decode(
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
 
-    options = DecodeOptions(scale, _pair(size), _region(region))
+    options = DecodeOptions(scale, _pair(size), _region(region), levels)
     target = output or file.with_suffix(".decoded.png")
     if same_file(target, file):
         raise OptionError(f"{file}: the output would replace the file itself; choose another with -o")
@@ -58,20 +61,8 @@ def decode(
     write_picture(picture, target, overwrite=force)
     seconds = time.perf_counter() - began
     height, width, _ = picture.pixels.shape
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "input": str(file),
-                    "output": str(target),
-                    "width": width,
-                    "height": height,
-                    "seconds": round(seconds, 3),
-                }
-            )
-        )
-    else:
-        print(f"{target}: {width}x{height}, {seconds:.2f} s")
+    facts = {"input": str(file), "output": str(target), "width": width, "height": height, "seconds": round(seconds, 3)}
+    report(facts, f"{target}: {width}x{height}, {seconds:.2f} s", as_json=as_json)
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from inrcodec.cli.app import (
     PriorOption,
     app,
     progress_bar,
+    report,
     same_file,
 )
 from inrcodec.errors import OptionError
@@ -64,15 +64,17 @@ def encode(
     write_atomically(target, result.data, overwrite=force)
     size = target.stat().st_size
     bpp = size * 8 / (result.width * result.height)
-    if as_json:
-        report = {"input": str(image), "output": str(target), "width": result.width, "height": result.height}
-        report |= {
-            "bytes": size,
-            "bpp": round(bpp, 4),
-            "quality": quality,
-            "steps": steps,
-            "prior": result.prior,
-        }
-        print(json.dumps(report | {"seconds": round(seconds, 3)}))
-    else:
-        print(f"{target}: {size} bytes, {bpp:.3f} bits per pixel, {result.width}x{result.height}, {seconds:.1f} s")
+    facts = {
+        "input": str(image),
+        "output": str(target),
+        "width": result.width,
+        "height": result.height,
+        "bytes": size,
+        "bpp": round(bpp, 4),
+        "quality": quality,
+        "steps": steps,
+        "prior": result.prior,
+        "seconds": round(seconds, 3),
+    }
+    text = f"{target}: {size} bytes, {bpp:.3f} bits per pixel, {result.width}x{result.height}, {seconds:.1f} s"
+    report(facts, text, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from inrcodec.cli.app import (
     JsonOption,
     app,
     naming,
+    report,
 )
 
 
@@ -46,11 +46,8 @@ def info(
         "groups": [len(group) for group in header.groups],
         "metadata": {key: len(value) for key, value in header.metadata.items()},
     }
-    if as_json:
-        print(json.dumps(facts))
-    else:
-        for key, value in facts.items():
-            print(f"{key:15}{'not bundled' if key == 'prior' and value is None else value}")
+    shown = facts | {"prior": facts["prior"] or "not bundled"}
+    report(facts, "\n".join(f"{key:15}{value}" for key, value in shown.items()), as_json=as_json)
 
 
 @app.command()
@@ -74,10 +71,9 @@ def priors(as_json: JsonOption = False) -> None:
                 "surviving_weights": surviving,
             }
         )
-    if as_json:
-        print(json.dumps(rows))
-        return
+    lines = []
     for row in rows:
         kind = f"{row['field_levels']} levels of fields" if row["field_levels"] else "no fields"
         text = f"{row['surviving_weights']} of {row['weights']} weights, {kind}, {row['bytes']} bytes, id {row['id']}"
-        print(f"{row['name']}{' (default)' if row['default'] else ''}: {text}")
+        lines.append(f"{row['name']}{' (default)' if row['default'] else ''}: {text}")
+    report(rows, "\n".join(lines), as_json=as_json)
