@@ -31,7 +31,16 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImageP
 from inrcodec.bitstream import Limits
 from inrcodec.errors import ImageError, OutputError, OutputExistsError
 
-__all__ = ["Picture", "check_output", "find_pictures", "read_picture", "write_atomically", "write_picture"]
+__all__ = [
+    "Picture",
+    "check_output",
+    "find_pictures",
+    "format_picture",
+    "parse_picture",
+    "read_picture",
+    "write_atomically",
+    "write_picture",
+]
 
 LIMITS = Limits()  # what cannot be read back by default is not encoded either
 
@@ -111,28 +120,19 @@ def read_picture(path: Path, *, convert: bool = False) -> Picture:
     of several pictures the first is taken. Raises ImageError without it in these cases, and always for what
     is not a whole picture of at most 2**28 pixels and 32768 pixels a side, or has floating-point samples.
     """
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path}: expected a file, found something else")
     try:
-        if path.exists() and not path.is_file():
-            raise ImageError("expected a file, found something else")
-        with path.open("rb") as file, _pillow():
-            formats = _readable_formats()
-            with Image.open(file, formats=formats) as image:
-                if image.format == "PNG":
-                    image.verify()  # only this looks at the checksums of the pixel data; it uses the image up
-            file.seek(0)
-            with Image.open(file, formats=formats) as image:
-                return _read(image, file, convert)
-    except UnidentifiedImageError:
-        found = "none of them, or a damaged one" if path.stat().st_size else "an empty file"
-        raise ImageError(f"{path}: expected a picture ({', '.join(FORMATS)}), found {found}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: expected at most {LIMITS}, found more") from None
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        file = path.open("rb")
     except OSError as error:
         raise ImageError(f"{path}: cannot read the picture: {error.strerror or error}") from None
-    except Exception as error:  # of a damaged file Pillow raises whatever its parsers happen to meet
-        raise ImageError(f"{path}: cannot read the picture: {type(error).__name__}: {error}") from None
+    with file:
+        return _read_file(file, str(path), convert)
+
+
+def parse_picture(data: bytes, source: str, *, convert: bool = False) -> Picture:
+    """The picture in the bytes of a file, as `read_picture` has it; `source` names it in errors."""
+    return _read_file(BytesIO(data), source, convert)
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -151,8 +151,15 @@ def find_pictures(folder: Path) -> list[Path]:
 def write_picture(picture: Picture, path: Path, *, overwrite: bool = False) -> None:
     """Write a picture with its metadata; the suffix chooses PNG, JPEG, WebP or TIFF.
 
-    OutputError if there is no such format, or the picture or its metadata do not fit into it;
-    otherwise as `write_atomically`.
+    Errors are those of `format_picture` and `write_atomically`.
+    """
+    write_atomically(path, format_picture(picture, path), overwrite=overwrite)
+
+
+def format_picture(picture: Picture, path: Path) -> bytes:
+    """What `write_picture` writes to a path.
+
+    OutputError if its suffix is that of no format, or the picture or its metadata do not fit into the format.
     """
     if path.suffix.lower() not in SAVERS:
         raise OutputError(f"{path}: expected one of the suffixes {', '.join(SAVERS)}, found {path.suffix!r}")
@@ -164,7 +171,7 @@ def write_picture(picture: Picture, path: Path, *, overwrite: bool = False) -> N
             image.save(buffer, file_format, **options, **_metadata_options(file_format, picture.metadata))
     except Exception as error:  # too wide for WebP, EXIF too long for JPEG, damaged EXIF for TIFF, ...
         raise OutputError(f"{path}: cannot be written as {file_format}: {error}") from None
-    write_atomically(path, buffer.getvalue(), overwrite=overwrite)
+    return buffer.getvalue()
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -228,6 +235,30 @@ def _pillow() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def _read_file(file: BinaryIO, source: str, convert: bool) -> Picture:
+    """The picture in an open file. ImageErrors name the source."""
+    try:
+        with _pillow():
+            formats = _readable_formats()
+            with Image.open(file, formats=formats) as image:
+                if image.format == "PNG":
+                    image.verify()  # only this looks at the checksums of the pixel data; it uses the image up
+            file.seek(0)
+            with Image.open(file, formats=formats) as image:
+                return _read(image, file, convert)
+    except UnidentifiedImageError:
+        found = "none of them, or a damaged one" if file.seek(0, os.SEEK_END) else "an empty file"
+        raise ImageError(f"{source}: expected a picture ({', '.join(FORMATS)}), found {found}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{source}: expected at most {LIMITS}, found more") from None
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}") from None
+    except OSError as error:
+        raise ImageError(f"{source}: cannot read the picture: {error.strerror or error}") from None
+    except Exception as error:  # of a damaged file Pillow raises whatever its parsers happen to meet
+        raise ImageError(f"{source}: cannot read the picture: {type(error).__name__}: {error}") from None
 
 
 def _readable_formats() -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from inrcodec import __version__
+from inrcodec import __version__, errors
 from inrcodec.cli import app
+from inrcodec.cli.app import EXIT_CODES
 from inrcodec.prior import Prior
 
 
@@ -274,3 +276,63 @@ def test_convert_makes_a_file_that_opens_anywhere(folder: Path) -> None:
     assert run(folder, "verify", "photo.converted.sinr")[0] == 0
     code, _, errors = run(folder, "convert", "photo.converted.sinr", "-o", "plain.sinr", "--plain")
     assert code == 0 and (folder / "plain.sinr").read_bytes() == (folder / "photo.sinr").read_bytes()
+
+
+def test_dashes_are_stdin_and_stdout(folder: Path) -> None:
+    words = ["--prior", str(folder / "fields.safetensors")]
+    png = (folder / "photo.png").read_bytes()
+    made = CliRunner().invoke(app, ["encode", "-", "--steps", "1", *words, "--json"], input=png)
+    assert made.exit_code == 0 and json.loads(made.stderr)["bytes"] == len(made.stdout_bytes)
+    encoded(folder)
+    assert made.stdout_bytes == (folder / "photo.sinr").read_bytes()
+    shown = CliRunner().invoke(app, ["decode", "-", "--format", "webp", "-q", *words], input=made.stdout_bytes)
+    assert shown.exit_code == 0 and shown.stdout_bytes[8:12] == b"WEBP" and not shown.stderr
+    facts = CliRunner().invoke(app, ["info", "-", "--json"], input=made.stdout_bytes)
+    assert json.loads(facts.stdout)["width"] == 37
+    assert CliRunner().invoke(app, ["verify", "-", *words], input=made.stdout_bytes).exit_code == 0
+    portable = CliRunner().invoke(app, ["convert", "-", *words], input=made.stdout_bytes)
+    assert CliRunner().invoke(app, ["decode", "-", "-o", "-"], input=portable.stdout_bytes).exit_code == 0
+    assert CliRunner().invoke(app, ["encode", "-"], input=b"no picture").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (["encode", "missing.png"], 3, "ImageError"),
+        (["info", "missing.sinr"], 4, "SinrError"),
+        (["encode", "photo.png", "-Q", "1000"], 2, "OptionError"),
+        (["encode", "photo.png", "--wrong"], 2, "NoSuchOption"),
+        (["encode"], 2, "MissingParameter"),
+        (["encode", "photo.png", "--steps", "many"], 2, "BadParameter"),
+        (["translate"], 2, "UsageError"),
+    ],
+)
+def test_with_json_errors_are_json_too(folder: Path, words: list[str], code: int, kind: str) -> None:
+    found, out, errors = run(folder, *words, "--json")
+    error = json.loads(out)["error"]
+    assert found == error["exit_code"] == code and error["type"] == kind and error["message"] and not errors
+
+
+def test_quiet_says_nothing_and_verbose_says_more(folder: Path) -> None:
+    words = ("encode", "photo.png", "--prior", "fields.safetensors", "--steps", "1", "--force")
+    assert run(folder, *words, "-q") == (0, "", "")
+    code, out, errors = run(folder, *words, "-v")
+    assert code == 0 and "bits per pixel" in out and "prior fields" in errors
+    code, out, errors = run(folder, "encode", "missing.png", "-q")
+    assert code == 3 and not out and "missing.png" in errors
+
+
+def test_every_error_has_its_documented_exit_code() -> None:
+    documented = {int(code) for code in re.findall(r"(\d+) ", EXIT_CODES)}
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    assert documented == {0, 130} | {kind.exit_code for kind in kinds}
+
+
+def test_shells_complete_commands_and_priors() -> None:
+    def completions(words: str) -> list[str]:
+        environment = {"_INRCODEC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return CliRunner().invoke(app, [], prog_name="inrcodec", env=environment).stdout.split()
+
+    assert completions("inrcodec enc") == ["encode"]
+    assert completions("inrcodec encode x.png --prior ph") == ["photo"]
+    assert "--quality" in completions("inrcodec encode x.png --q")

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, features
 
 from inrcodec.errors import ImageError, OutputError, OutputExistsError
-from inrcodec.image import Picture, check_output, find_pictures, read_picture, write_atomically, write_picture
+from inrcodec.image import (
+    Picture,
+    check_output,
+    find_pictures,
+    format_picture,
+    parse_picture,
+    read_picture,
+    write_atomically,
+    write_picture,
+)
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]
@@ -485,3 +494,11 @@ def test_an_output_is_checked_before_the_work(tmp_path: Path) -> None:
         check_output(tmp_path / "nowhere" / "new.sinr", overwrite=False)
     with pytest.raises(OutputError, match="expected a file or nothing"):
         check_output(tmp_path, overwrite=True)
+
+
+def test_bytes_are_read_like_the_file_they_are_from(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", picture(COLOUR))
+    assert np.array_equal(parse_picture(path.read_bytes(), "stdin").pixels, COLOUR)
+    with pytest.raises(ImageError, match="stdin: .*found an empty file"):
+        parse_picture(b"", "stdin")
+    assert format_picture(Picture(COLOUR), Path("x.png")).startswith(b"\x89PNG")

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inrcodec.cli.app import ForceOption, JsonOption, PriorOption, app, naming, report
+from inrcodec.cli.app import (
+    ForceOption,
+    JsonOption,
+    PriorOption,
+    QuietOption,
+    Reporter,
+    VerboseOption,
+    app,
+    naming,
+    read_input,
+)
 
 if TYPE_CHECKING:
     from inrcodec.image import Picture
@@ -17,27 +27,30 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example:  inrcodec verify photo.sinr")
 def verify(
-    file: Annotated[Path, typer.Argument(help="File to check.")],
+    file: Annotated[Path, typer.Argument(help="File to check; - is stdin.")],
     prior: PriorOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a .sinr file to its last bit, checksum and entropy coding included, without writing anything."""
     from inrcodec import codec
-    from inrcodec.bitstream import read_file, unpack
+    from inrcodec.bitstream import unpack
     from inrcodec.prior import find_prior
 
-    data = read_file(file)
+    data = read_input(file)
     with naming(file):
         content = unpack(data)
         loaded = codec.prior_of(content, find_prior(prior) if prior else None)
         codec.read_parameters(content, loaded)
     facts = {"file": str(file), "valid": True, "bytes": len(data), "prior": loaded.name}
-    report(facts, f"{file}: valid, {len(data)} bytes, prior {loaded.name}", as_json=as_json)
+    detail = f"{file}: {content.width}x{content.height}, groups of {tuple(map(len, content.groups))} bytes"
+    Reporter(as_json, quiet, verbose)(facts, f"{file}: valid, {len(data)} bytes, prior {loaded.name}", detail)
 
 
 @app.command(epilog="Example:  inrcodec compare photo.png photo.sinr --difference where.png")
 def compare(
-    a: Annotated[Path, typer.Argument(help="Picture or .sinr file.")],
+    a: Annotated[Path, typer.Argument(help="Picture or .sinr file; - is stdin.")],
     b: Annotated[Path, typer.Argument(help="Another of the same size.")],
     difference: Annotated[
         Path | None, typer.Option(help="Picture to write: the absolute difference, 8 times as bright.")
@@ -54,15 +67,16 @@ def compare(
     if difference:
         check_output(difference, overwrite=force)
     loaded = find_prior(prior) if prior else None
-    pixels_a, pixels_b = (_read(path, loaded).pixels for path in (a, b))
+    (picture_a, size_a), (picture_b, size_b) = (_read(path, loaded) for path in (a, b))
+    pixels_a, pixels_b = picture_a.pixels, picture_b.pixels
     facts = {
         "a": str(a),
         "b": str(b),
         "psnr": metrics.psnr(pixels_a, pixels_b),
         "ssim": metrics.ssim(pixels_a, pixels_b),
         "ms_ssim": metrics.ms_ssim(pixels_a, pixels_b),
-        "bpp_a": metrics.bits_per_pixel(a.stat().st_size, *pixels_a.shape[:2]),
-        "bpp_b": metrics.bits_per_pixel(b.stat().st_size, *pixels_b.shape[:2]),
+        "bpp_a": metrics.bits_per_pixel(size_a, *pixels_a.shape[:2]),
+        "bpp_b": metrics.bits_per_pixel(size_b, *pixels_b.shape[:2]),
     }
     if difference:
         write_picture(Picture(metrics.difference(pixels_a, pixels_b)), difference, overwrite=force)
@@ -72,17 +86,17 @@ def compare(
     )
     if facts["psnr"] == math.inf:
         facts["psnr"] = None  # JSON has no infinity
-    report(facts, text, as_json=as_json)
+    Reporter(as_json)(facts, text)
 
 
-def _read(path: Path, prior: Prior | None) -> Picture:
-    """The picture in a file of either kind."""
+def _read(path: Path, prior: Prior | None) -> tuple[Picture, int]:
+    """The picture in a file of either kind, and the file's bytes."""
     from inrcodec import codec
-    from inrcodec.bitstream import MAGIC, read_file
-    from inrcodec.image import read_picture
+    from inrcodec.bitstream import MAGIC
+    from inrcodec.image import parse_picture
 
-    data = read_file(path)
+    data = read_input(path)
     if not data.startswith(MAGIC):
-        return read_picture(path, convert=True)
+        return parse_picture(data, str(path), convert=True), len(data)
     with naming(path):
-        return codec.decode(data, prior=prior)
+        return codec.decode(data, prior=prior), len(data)

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inrcodec.cli.app import (
+    STREAM,
     DecodeDeviceOption,
     ForceOption,
     JsonOption,
     PriorOption,
+    QuietOption,
+    Reporter,
+    VerboseOption,
     app,
+    check_target,
     naming,
-    report,
-    same_file,
+    read_input,
+    write_output,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
+
+
+class Format(StrEnum):
+    """Formats by their suffix."""
+
+    PNG = "png"
+    JPEG = "jpg"
+    WEBP = "webp"
+    TIFF = "tiff"
 
 
 @app.command(
     epilog="Examples:  inrcodec decode photo.sinr --scale 4    inrcodec decode photo.sinr --region 100,50,64,64"
 )
 def decode(
-    file: Annotated[Path, typer.Argument(help="File to decode.")],
+    file: Annotated[Path, typer.Argument(help="File to decode; - is stdin.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="PNG, JPEG, WebP or TIFF. Default: FILE with suffix .decoded.png."),
+        typer.Option(
+            "-o", "--output", help="PNG, JPEG, WebP or TIFF; - is stdout. Default: FILE with suffix .decoded.png."
+        ),
     ] = None,
+    file_format: Annotated[
+        Format, typer.Option("--format", help="Of an output whose name does not say it.")
+    ] = Format.PNG,
     scale: Annotated[float | None, typer.Option(help="Output samples per pixel, for example 4 or 0.5.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Output size instead of a scale.")] = None,
     region: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels.")] = None,
@@ -40,29 +60,31 @@ def decode(
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Decode a .sinr file to a picture, at any scale."""
     from inrcodec import codec
-    from inrcodec.bitstream import read_file
-    from inrcodec.image import check_output, write_picture
+    from inrcodec.image import format_picture
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
 
     options = DecodeOptions(scale, _pair(size), _region(region), levels)
-    target = output or file.with_suffix(".decoded.png")
-    if same_file(target, file):
-        raise OptionError(f"{file}: the output would replace the file itself; choose another with -o")
-    check_output(target, overwrite=force)
-    data = read_file(file)
+    target = output or (STREAM if file == STREAM else file.with_suffix(f".decoded.{file_format}"))
+    report = Reporter(as_json, quiet, verbose, aside=target == STREAM)
+    check_target(target, file, overwrite=force)
+    data = read_input(file)
     began = time.perf_counter()
     with naming(file):
         picture = codec.decode(data, options, prior=find_prior(prior) if prior else None, device=device)
-    write_picture(picture, target, overwrite=force)
+    named = Path(f"stdout.{file_format}") if target == STREAM else target
+    write_output(target, format_picture(picture, named), overwrite=force)
     seconds = time.perf_counter() - began
     height, width, _ = picture.pixels.shape
     facts = {"input": str(file), "output": str(target), "width": width, "height": height, "seconds": round(seconds, 3)}
-    report(facts, f"{target}: {width}x{height}, {seconds:.2f} s", as_json=as_json)
+    detail = f"{file}: {len(data)} bytes, {'grey' if picture.grey else 'rgb'}, metadata {sorted(picture.metadata)}"
+    report(facts, f"{target}: {width}x{height}, {seconds:.2f} s", detail)
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:

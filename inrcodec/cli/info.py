@@ -9,23 +9,24 @@ import typer
 
 from inrcodec.cli.app import (
     JsonOption,
+    Reporter,
     app,
     naming,
-    report,
+    read_input,
 )
 
 
 @app.command(epilog="Example:  inrcodec info photo.sinr --json")
 def info(
-    file: Annotated[Path, typer.Argument(help="File to describe.")],
+    file: Annotated[Path, typer.Argument(help="File to describe; - is stdin.")],
     as_json: JsonOption = False,
 ) -> None:
     """Say what a .sinr file holds, without decoding it."""
-    from inrcodec.bitstream import VERSION, read_file, unpack
+    from inrcodec.bitstream import VERSION, unpack
     from inrcodec.options import index_quality, lagrangian
     from inrcodec.prior import bundled_priors, read_prior
 
-    data = read_file(file)
+    data = read_input(file)
     with naming(file):
         header = unpack(data)
     names = {prior.id: prior.name for prior in map(read_prior, bundled_priors())}
@@ -47,7 +48,7 @@ def info(
         "metadata": {key: len(value) for key, value in header.metadata.items()},
     }
     shown = facts | {"prior": facts["prior"] or "not bundled"}
-    report(facts, "\n".join(f"{key:15}{value}" for key, value in shown.items()), as_json=as_json)
+    Reporter(as_json)(facts, "\n".join(f"{key:15}{value}" for key, value in shown.items()))
 
 
 @app.command()
@@ -76,4 +77,4 @@ def priors(as_json: JsonOption = False) -> None:
         kind = f"{row['field_levels']} levels of fields" if row["field_levels"] else "no fields"
         text = f"{row['surviving_weights']} of {row['weights']} weights, {kind}, {row['bytes']} bytes, id {row['id']}"
         lines.append(f"{row['name']}{' (default)' if row['default'] else ''}: {text}")
-    report(rows, "\n".join(lines), as_json=as_json)
+    Reporter(as_json)(rows, "\n".join(lines))
