@@ -135,16 +135,16 @@ def parse_picture(data: bytes, source: str, *, convert: bool = False) -> Picture
     return _read_file(BytesIO(data), source, convert)
 
 
-def find_pictures(folder: Path) -> list[Path]:
+def find_pictures(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
     """Files with the suffix of a picture in a folder and those inside it, in the order of their names.
 
     ImageError if there is no folder or no such file in it.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: expected a folder of pictures, found no folder")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()]
     if not found:
-        raise ImageError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
+        raise ImageError(f"{folder}: expected pictures ({', '.join(sorted(suffixes))}), found none")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 

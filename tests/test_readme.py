@@ -17,7 +17,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_commands_of_the_use_section_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"<!-- use -->\n```sh\n(.*?)```", README, re.S)
-    (tmp_path / "photo.png").write_bytes((ROOT / "examples" / "parrots.png").read_bytes())
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.png", "photos/photo.png"):
+        (tmp_path / name).write_bytes((ROOT / "examples" / "parrots.png").read_bytes())
     monkeypatch.chdir(tmp_path)
     lines = [line.split("#")[0].strip() for line in block.splitlines() if line.startswith("inrcodec ")]
     assert len(lines) >= 5

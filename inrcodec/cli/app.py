@@ -125,6 +125,11 @@ class Reporter:
     verbose: bool = False
     aside: bool = False  # on stderr, because the result itself goes to stdout
 
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a progress bar is wanted, if there is a terminal."""
+        return not (self.as_json or self.quiet)
+
     def __call__(self, facts: Any, text: str, detail: str = "") -> None:
         """Say a result; the detail is for the verbose."""
         if self.verbose and detail:
@@ -174,13 +179,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(title: str, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(title: str, wanted: bool) -> Iterator[Callable[[float, float], None] | None]:
     """A bar with ETA on a terminal's stderr, else nothing."""
     if not wanted or not sys.stderr.isatty():
         yield None
         return
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True) as bar:
+    # Rich would send what is printed to stdout above the bar, and so to stderr: not if it is meant for a pipe.
+    with Progress(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

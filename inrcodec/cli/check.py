@@ -19,6 +19,7 @@ from inrcodec.cli.app import (
     naming,
     read_input,
 )
+from inrcodec.cli.batch import SINR, Batch, Job, JobsOption, Progress, RecursiveOption, Result, do_all, find_jobs
 
 if TYPE_CHECKING:
     from inrcodec.image import Picture
@@ -27,25 +28,34 @@ if TYPE_CHECKING:
 
 @app.command(epilog="Example:  inrcodec verify photo.sinr")
 def verify(
-    file: Annotated[Path, typer.Argument(help="File to check; - is stdin.")],
+    files: Annotated[list[Path], typer.Argument(help="Files to check, folders or patterns; - is stdin.")],
+    recursive: RecursiveOption = False,
+    jobs: JobsOption = 1,
     prior: PriorOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a .sinr file to its last bit, checksum and entropy coding included, without writing anything."""
+    """Check .sinr files to their last bit, checksum and entropy coding included, without writing anything."""
     from inrcodec import codec
     from inrcodec.bitstream import unpack
     from inrcodec.prior import find_prior
 
-    data = read_input(file)
-    with naming(file):
-        content = unpack(data)
-        loaded = codec.prior_of(content, find_prior(prior) if prior else None)
-        codec.read_parameters(content, loaded)
-    facts = {"file": str(file), "valid": True, "bytes": len(data), "prior": loaded.name}
-    detail = f"{file}: {content.width}x{content.height}, groups of {tuple(map(len, content.groups))} bytes"
-    Reporter(as_json, quiet, verbose)(facts, f"{file}: valid, {len(data)} bytes, prior {loaded.name}", detail)
+    found, single = find_jobs(files, SINR, recursive, None, None)
+    given = find_prior(prior) if prior else None
+
+    def work(job: Job, _: Progress) -> Result:
+        data = read_input(job.source)
+        with naming(job.source):
+            content = unpack(data)
+            loaded = codec.prior_of(content, given)
+            codec.read_parameters(content, loaded)
+        facts = {"file": str(job.source), "valid": True, "bytes": len(data), "prior": loaded.name}
+        shape = f"{content.width}x{content.height}"
+        detail = f"{job.source}: {shape}, groups of {tuple(map(len, content.groups))} bytes"
+        return Result(facts, f"{job.source}: valid, {len(data)} bytes, prior {loaded.name}", detail)
+
+    do_all(Batch(found, single, jobs), work, Reporter(as_json, quiet, verbose), "checking")
 
 
 @app.command(epilog="Example:  inrcodec compare photo.png photo.sinr --difference where.png")

@@ -19,10 +19,22 @@ from inrcodec.cli.app import (
     Reporter,
     VerboseOption,
     app,
-    check_target,
     naming,
     read_input,
     write_output,
+)
+from inrcodec.cli.batch import (
+    SINR,
+    Batch,
+    Job,
+    JobsOption,
+    MtimeOption,
+    Progress,
+    RecursiveOption,
+    Result,
+    ResumeOption,
+    do_all,
+    find_jobs,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
@@ -41,13 +53,19 @@ class Format(StrEnum):
     epilog="Examples:  inrcodec decode photo.sinr --scale 4    inrcodec decode photo.sinr --region 100,50,64,64"
 )
 def decode(
-    file: Annotated[Path, typer.Argument(help="File to decode; - is stdin.")],
+    files: Annotated[list[Path], typer.Argument(help="Files to decode, folders or patterns; - is stdin.")],
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="PNG, JPEG, WebP or TIFF; - is stdout. Default: FILE with suffix .decoded.png."
+            "-o",
+            "--output",
+            help="PNG, JPEG, WebP or TIFF, or folder of several. Default: FILE with suffix .decoded.png; - is stdout.",
         ),
     ] = None,
+    recursive: RecursiveOption = False,
+    jobs: JobsOption = 1,
+    resume: ResumeOption = False,
+    keep_mtime: MtimeOption = False,
     file_format: Annotated[
         Format, typer.Option("--format", help="Of an output whose name does not say it.")
     ] = Format.PNG,
@@ -64,27 +82,32 @@ def decode(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Decode a .sinr file to a picture, at any scale."""
+    """Decode .sinr files to pictures, at any scale."""
     from inrcodec import codec
     from inrcodec.image import format_picture
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
 
     options = DecodeOptions(scale, _pair(size), _region(region), levels)
-    target = output or (STREAM if file == STREAM else file.with_suffix(f".decoded.{file_format}"))
-    report = Reporter(as_json, quiet, verbose, aside=target == STREAM)
-    check_target(target, file, overwrite=force)
-    data = read_input(file)
-    began = time.perf_counter()
-    with naming(file):
-        picture = codec.decode(data, options, prior=find_prior(prior) if prior else None, device=device)
-    named = Path(f"stdout.{file_format}") if target == STREAM else target
-    write_output(target, format_picture(picture, named), overwrite=force)
-    seconds = time.perf_counter() - began
-    height, width, _ = picture.pixels.shape
-    facts = {"input": str(file), "output": str(target), "width": width, "height": height, "seconds": round(seconds, 3)}
-    detail = f"{file}: {len(data)} bytes, {'grey' if picture.grey else 'rgb'}, metadata {sorted(picture.metadata)}"
-    report(facts, f"{target}: {width}x{height}, {seconds:.2f} s", detail)
+    found, single = find_jobs(files, SINR, recursive, output, f".decoded.{file_format}")
+    batch = Batch(found, single, jobs, resume, keep_mtime, force)
+    loaded = find_prior(prior) if prior else None
+
+    def work(job: Job, _: Progress) -> Result:
+        assert job.target is not None
+        data = read_input(job.source)
+        began = time.perf_counter()
+        with naming(job.source):
+            picture = codec.decode(data, options, prior=loaded, device=device)
+        named = Path(f"stdout.{file_format}") if job.target == STREAM else job.target
+        write_output(job.target, format_picture(picture, named), overwrite=force)
+        seconds = round(time.perf_counter() - began, 3)
+        height, width, _ = picture.pixels.shape
+        facts = {"input": str(job.source), "output": str(job.target), "width": width, "height": height}
+        detail = f"{job.source}: {len(data)} bytes, {'grey' if picture.grey else 'rgb'}, metadata {[*picture.metadata]}"
+        return Result(facts | {"seconds": seconds}, f"{job.target}: {width}x{height}, {seconds:.2f} s", detail)
+
+    do_all(batch, work, Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM), "decoding")
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:
