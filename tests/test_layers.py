@@ -30,6 +30,7 @@ WITHOUT_TORCH = (
     "image",
     "lattice",
     "metrics",
+    "plugins",
     "prior",
     "render",
 )
