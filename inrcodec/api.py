@@ -1,7 +1,8 @@
 """The library for arrays: `encode`, `decode` and `open`, which `inrcodec` offers at its top.
 
-An array is a picture's samples in row-major order, uint8 in sRGB (or what its ICC profile says): (height, width)
-if it is grey, else (height, width, 3). Positions and sizes are in pixels, in the order (x, y) and (width, height);
+An array is a picture's samples in row-major order, uint8 or uint16 in sRGB (or what its ICC profile says). Its shape
+is (height, width) if it is grey, (height, width, 3) if it is RGB, and (height, width, 2 or 4) with opacity behind, by
+which colours are not multiplied. Positions and sizes are in pixels, in the order (x, y) and (width, height);
 pixel (i, j) covers the square from (i, j) to (i + 1, j + 1), and its sample is at the centre (see `grid`).
 """
 
@@ -11,17 +12,21 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inrcodec import codec
+from inrcodec.alpha import alpha_at, unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, read_file, unpack
 from inrcodec.errors import OptionError, SinrError
 from inrcodec.image import Picture
 from inrcodec.options import DecodeOptions, Device, EncodeOptions, index_quality
 from inrcodec.prior import DEFAULT_PRIOR, Prior, find_prior
 from inrcodec.render import Parameters, render_at
+
+Samples = NDArray[np.unsignedinteger[Any]]
 
 __all__ = ["SinrPicture", "decode", "encode", "open"]
 
@@ -38,7 +43,7 @@ def encode(
     metadata: Mapping[str, bytes] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> bytes:
-    """The `.sinr` file of a picture: grey (height, width) or RGB (height, width, 3), uint8.
+    """The `.sinr` file of a picture: (height, width) or (height, width, 2..4), uint8 or uint16.
 
     quality is 1..100; time is linear in `steps`; `prior` is the name of a bundled one or a file; `metadata`
     holds "icc", "exif" and "xmp" as far as there are any; `progress` is told the steps done and all steps.
@@ -64,7 +69,7 @@ def decode(
     levels: int | None = None,
     prior: str | os.PathLike[str] | None = None,
     device: str = "auto",
-) -> NDArray[np.uint8]:
+) -> Samples:
     """The picture in a `.sinr` file, as `encode` takes it.
 
     `scale` is samples per pixel, `size` the (width, height) of the result instead, `region` the part (x, y,
@@ -117,8 +122,19 @@ class SinrPicture:
         return self.width, self.height
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole picture's array."""
+        channels = (1 if self.grey else 3) + (self._file.alpha is not None)
+        return (self.height, self.width) + ((channels,) if channels > 1 else ())
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """Of the whole picture's array, uint8 or uint16."""
+        return np.dtype(np.uint8 if self._file.bit_depth == 8 else np.uint16)
+
+    @property
     def grey(self) -> bool:
-        """Whether samples are one number instead of red, green and blue."""
+        """Whether it is grey, perhaps with opacity, instead of red, green and blue."""
         return self._file.colour == Colour.GREY
 
     @property
@@ -132,7 +148,7 @@ class SinrPicture:
         return self._file.metadata
 
     def at(self, xy: ArrayLike) -> NDArray[np.float32]:
-        """Samples in [0, 1] at positions (x, y) in pixels: (..., 2) -> (..., 3), or (...) if the picture is grey.
+        """Samples in [0, 1] at positions (x, y) in pixels: (..., 2) -> (..., channels), or (...) if there is one.
 
         OptionError for positions outside the picture.
         """
@@ -141,8 +157,13 @@ class SinrPicture:
             raise OptionError(f"positions are (..., 2), not {positions.shape}")
         if not ((positions >= 0) & (positions <= self.size)).all():
             raise OptionError(f"positions must be within the picture of {self.width}x{self.height} pixels")
-        samples = render_at(self._prior, self._parameters, positions.reshape(-1, 2)).reshape(*positions.shape[:-1], 3)
-        return samples.mean(axis=-1, dtype=np.float32) if self.grey else samples
+        points = positions.reshape(-1, 2)
+        samples = render_at(self._prior, self._parameters, points)  # (N, 3)
+        if self.grey:
+            samples = samples.mean(axis=1, keepdims=True, dtype=np.float32)
+        if self._alpha is not None:
+            samples = np.concatenate([samples, alpha_at(self._alpha, points)[:, None]], axis=1)
+        return samples.reshape(positions.shape[:-1] + self.shape[2:])
 
     def region(
         self,
@@ -153,19 +174,25 @@ class SinrPicture:
         *,
         scale: float | None = None,
         size: tuple[int, int] | None = None,
-    ) -> NDArray[np.uint8]:
+    ) -> Samples:
         """The part of the picture from (x, y) on, in pixels, at a scale or (width, height) as in `decode`."""
         return self._sample(DecodeOptions(scale, size, (x, y, width, height)))
 
-    def decode(self, *, scale: float | None = None, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    def decode(self, *, scale: float | None = None, size: tuple[int, int] | None = None) -> Samples:
         """The whole picture, as the function `decode` gives it."""
         return self._sample(DecodeOptions(scale, size))
+
+    @cached_property
+    def _alpha(self) -> NDArray[Any] | None:
+        if self._file.alpha is None:
+            return None
+        return unpack_alpha(self._file.alpha, self.height, self.width, self._file.bit_depth)
 
     @cached_property
     def _parameters(self) -> Parameters:
         return codec.read_parameters(self._file, self._prior)
 
-    def _sample(self, options: DecodeOptions) -> NDArray[np.uint8]:
+    def _sample(self, options: DecodeOptions) -> Samples:
         return codec.sample(self._file, self._prior, self._parameters, options).to_array()
 
 

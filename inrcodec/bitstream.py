@@ -7,7 +7,7 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     version            u8        1
     flags              u8        bit 0: self-contained; bits 1..7 must be 0
     colour             u8        0 RGB, 1 grey (the mean of the three decoded channels); others illegal
-    bit depth          u8        8 bits per sample; others illegal
+    bit depth          u8        8 or 16 bits per sample; others illegal
     quality index      u8        0..255; lambda = 2 ** (11.6 - 8 * index / 255), squared 8-bit error per bit
     width              varint    pixels, at least 1
     height             varint    pixels, at least 1
@@ -36,12 +36,15 @@ the file; set = ancillary, skip the chunk. Known tags:
 
     0x01 prior   the prior's file; present exactly if flag bit 0 is set. The file then opens where its prior
                  is not installed. The SHA-256 of the content must begin with the prior id
+    0x02 alpha   the opacity of every pixel, 0 = transparent, row by row, each as its difference to the one on the
+                 left (to 0 in the first column), modulo 2 ** bit depth, an integer of the bit depth. Absent = the
+                 picture is opaque. Colours are straight, not multiplied by opacity, and mean nothing at 0
     0x81 ICC     an ICC profile
     0x82 EXIF    an EXIF block, from its TIFF header (II or MM) on, with orientation 1 or none
     0x83 XMP     an XMP packet, UTF-8
 
 The payload of each known chunk is exactly one zstd frame (RFC 8878) that declares its content size, 1 byte to
-64 MiB, uses no dictionary, and is followed by nothing.
+64 MiB (of alpha: height x width x bit depth / 8 bytes), uses no dictionary, and is followed by nothing.
 
 What a reader also refuses: more pixels or a longer side than its limits (see `Limits`), which is not part of
 the format but of the machine that reads.
@@ -65,13 +68,14 @@ __all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpac
 MAGIC = b"SINR"
 VERSION = 1
 SELF_CONTAINED = 0x01  # the one flag of version 1
-BIT_DEPTH = 8  # bits per sample, the one depth of version 1
+BIT_DEPTHS = (8, 16)  # bits per sample
 PRIOR_ID_SIZE = 8  # bytes
 MAX_GROUPS = 64
 MAX_VARINT_SIZE = 5  # bytes, hence
 MAX_VARINT = 2 ** (7 * MAX_VARINT_SIZE) - 1
 END_TAG = 0x00
 PRIOR_TAG = 0x01
+ALPHA_TAG = 0x02
 METADATA_TAGS = {"icc": 0x81, "exif": 0x82, "xmp": 0x83}
 ANCILLARY = 0x80  # the bit of a tag that lets readers skip what they do not know
 MAX_CONTENT = 64 << 20  # bytes in a chunk once decompressed
@@ -114,6 +118,12 @@ class SinrFile:
     groups: tuple[bytes, ...]  # payloads, coarse to fine
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
     prior: bytes | None = None  # the prior's file, if this one is self-contained
+    alpha: bytes | None = None  # content of the alpha chunk, unless the picture is opaque
+
+    @property
+    def alpha_size(self) -> int:
+        """Bytes of `alpha`, if there is any."""
+        return self.height * self.width * self.bit_depth // 8
 
 
 def pack(file: SinrFile) -> bytes:
@@ -126,7 +136,7 @@ def pack(file: SinrFile) -> bytes:
     out.append(VERSION)
     out.append(0 if file.prior is None else SELF_CONTAINED)
     out.append(_colour(file.colour))
-    out.append(_in_range("bit depth", file.bit_depth, BIT_DEPTH, BIT_DEPTH))
+    out.append(_bit_depth(file.bit_depth))
     out.append(_in_range("quality index", file.quality_index, 0, 255))
     out += _varint(_in_range("width", file.width, 1, MAX_VARINT))
     out += _varint(_in_range("height", file.height, 1, MAX_VARINT))
@@ -138,7 +148,9 @@ def pack(file: SinrFile) -> bytes:
     for group in groups:
         out += group
     for tag, content in _chunks(file):
-        payload = _compress(tag, content)
+        limits = (file.alpha_size, file.alpha_size) if tag == ALPHA_TAG else (1, MAX_CONTENT)
+        _in_range(f"content of chunk {tag:#04x}, in bytes", len(content), *limits)
+        payload = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
         out.append(tag)
         out += _varint(len(payload))
         out += payload
@@ -203,7 +215,7 @@ def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list
     if flags & ~SELF_CONTAINED:
         raise SinrError(f"flags: expected bits 1..7 to be 0, found {flags:#010b}")
     colour = _colour(reader.u8("colour"))
-    bit_depth = _in_range("bit depth", reader.u8("bit depth"), BIT_DEPTH, BIT_DEPTH)
+    bit_depth = _bit_depth(reader.u8("bit depth"))
     quality_index = reader.u8("quality index")
     width = _in_range("width", reader.varint("width"), 1, MAX_VARINT)
     height = _in_range("height", reader.varint("height"), 1, MAX_VARINT)
@@ -226,7 +238,7 @@ def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
     """Everything after the version, to the end tag and including it."""
     header, flags, lengths = _unpack_header(reader, limits)
     groups = tuple(_unpack_group(reader, index, length) for index, length in enumerate(lengths))
-    contents = _unpack_chunks(reader)
+    contents = _unpack_chunks(reader, header.alpha_size)
     prior = contents.get(PRIOR_TAG)
     if bool(flags & SELF_CONTAINED) != (prior is not None):
         found = "only the flag" if prior is None else "only the chunk"
@@ -234,7 +246,7 @@ def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
     if prior is not None:
         _check_prior_id(prior, header.prior_id)
     metadata = {key: contents[tag] for key, tag in METADATA_TAGS.items() if tag in contents}
-    return replace(header, groups=groups, metadata=metadata, prior=prior)
+    return replace(header, groups=groups, metadata=metadata, prior=prior, alpha=contents.get(ALPHA_TAG))
 
 
 def _damage(reader: _Reader, limits: Limits) -> SinrError:
@@ -249,7 +261,7 @@ def _damage(reader: _Reader, limits: Limits) -> SinrError:
     return SinrError(f"the file is damaged: its CRC-32 does not match{trailing}")
 
 
-def _unpack_chunks(reader: _Reader) -> dict[int, bytes]:
+def _unpack_chunks(reader: _Reader, alpha_size: int) -> dict[int, bytes]:
     """Contents of the known chunks by tag; the end tag is read too."""
     contents = {}
     last = END_TAG
@@ -258,7 +270,10 @@ def _unpack_chunks(reader: _Reader) -> dict[int, bytes]:
             raise SinrError(f"chunk {tag:#04x}: expected a tag above {last:#04x}, the one before")
         payload = reader.take(reader.varint(f"length of chunk {tag:#04x}"), f"chunk {tag:#04x}")
         if tag == PRIOR_TAG or tag in METADATA_TAGS.values():
-            contents[tag] = _decompress(tag, payload)
+            contents[tag] = _decompress(tag, payload, MAX_CONTENT)
+        elif tag == ALPHA_TAG:
+            contents[tag] = _decompress(tag, payload, alpha_size)
+            _in_range("content of the alpha chunk, in bytes", len(contents[tag]), alpha_size, alpha_size)
         elif not tag & ANCILLARY:
             raise UnsupportedVersionError(f"chunk {tag:#04x} is critical and unknown: it needs a newer inrcodec")
         last = tag
@@ -274,23 +289,20 @@ def _chunks(file: SinrFile) -> list[tuple[int, bytes]]:
     if file.prior is not None:
         _check_prior_id(file.prior, file.prior_id)
         chunks.append((PRIOR_TAG, file.prior))
+    if file.alpha is not None:
+        chunks.append((ALPHA_TAG, file.alpha))
     return sorted(chunks)
 
 
-def _compress(tag: int, content: bytes) -> bytes:
-    _in_range(f"content of chunk {tag:#04x}, in bytes", len(content), 1, MAX_CONTENT)
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
-
-
-def _decompress(tag: int, payload: bytes) -> bytes:
+def _decompress(tag: int, payload: bytes, most: int) -> bytes:
     what = f"chunk {tag:#04x}"
     try:
         # zstandard allocates what the frame declares whatever max_output_size says: ask before decompressing.
         size = zstandard.frame_content_size(payload)  # -1 if it is not declared
         if size < 1:
             raise SinrError(f"{what}: expected a zstd frame that declares the size of its content, found none")
-        if size > MAX_CONTENT:
-            raise LimitError(f"{what}: expected at most {MAX_CONTENT} bytes of content, found {size} declared")
+        if size > most:
+            raise LimitError(f"{what}: expected at most {most} bytes of content, found {size} declared")
         return zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise SinrError(f"{what}: expected one zstd frame and nothing more ({error})") from None
@@ -304,6 +316,12 @@ def _check_prior_id(prior: bytes, prior_id: bytes) -> None:
 
 def _colour(value: int) -> Colour:
     return Colour(_in_range("colour", value, Colour.RGB, Colour.GREY))
+
+
+def _bit_depth(value: int) -> int:
+    if value not in BIT_DEPTHS:
+        raise SinrError(f"bit depth: expected 8 or 16, found {value}")
+    return value
 
 
 def _in_range(what: str, value: int, low: int, high: int) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
@@ -60,24 +61,28 @@ def encode(
 
     prior = prior or find_prior(options.prior)
     height, width, _ = picture.pixels.shape
+    pixels = picture.pixels if picture.alpha is None else spread_colours(picture.pixels, picture.alpha > 0)
+    if picture.bit_depth == 16:
+        pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
     index = quality_index(options.quality)
     device = fit.torch_device(options.device)
     if prior.architecture.channels:
-        fields = fit.fit_fields(prior, picture.pixels, index, options.steps, device, options.seed, progress)
+        fields = fit.fit_fields(prior, pixels, index, options.steps, device, options.seed, progress)
         groups = _rate_model(prior).encode(fields, index)
     else:
-        deltas = fit.fit_network(prior, picture.pixels, options.steps, device, options.seed, progress)
+        deltas = fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
         groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas)]
     file = SinrFile(
         width=width,
         height=height,
         colour=Colour.GREY if picture.grey else Colour.RGB,
-        bit_depth=8,
+        bit_depth=picture.bit_depth,
         quality_index=index,
         prior_id=prior.id,
         groups=tuple(groups),
         metadata=picture.metadata,
         prior=prior.data if self_contained else None,
+        alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
     )
     return Encoded(pack(file), height, width, prior.name, tuple(len(group) for group in groups))
 
@@ -118,11 +123,14 @@ def sample(
         from inrcodec import fit, synthesis  # torch
 
         network = synthesis.torch_network(prior, parameters, fit.torch_device(device))
-    pixels = render(prior, parameters, view, network=network)
+    pixels = render(prior, parameters, view, network=network, bit_depth=file.bit_depth)
     if file.colour == Colour.GREY:
-        mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(np.uint8)
+        mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
         pixels = np.repeat(mean[..., None], 3, axis=2)
-    return Picture(pixels, grey=file.colour == Colour.GREY, metadata=file.metadata)
+    alpha = None
+    if file.alpha is not None:
+        alpha = sample_alpha(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth), view)
+    return Picture(pixels, file.colour == Colour.GREY, file.metadata, alpha)
 
 
 def coarse(data: bytes, levels: int, limits: Limits = Limits()) -> SinrFile:

@@ -318,14 +318,14 @@ def noisy_round(x: Tensor, temperature: float, generator: torch.Generator | None
 
 def fit_fields(
     prior: Prior,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | NDArray[np.float32],
     quality_index: int,
     steps: int,
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.int32], ...]:
-    """Quantized fields (channels, rows, columns), level 0 first, of a picture (height, width, 3)."""
+    """Quantized fields (channels, rows, columns), level 0 first, of a picture (height, width, 3) in 0..255."""
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
@@ -385,7 +385,7 @@ def descend(
 
 def fit_network(
     prior: Prior,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | NDArray[np.float32],
     steps: int,
     device: torch.device,
     seed: int = 0,

@@ -81,13 +81,15 @@ def render(
     view: View,
     region: tuple[slice, slice] | None = None,
     network: Network | None = None,
-) -> NDArray[np.uint8]:
-    """8-bit sRGB samples of a view, shape (rows, columns, 3); with `region`, only those of its samples.
+    bit_depth: int = 8,
+) -> NDArray[Any]:
+    """sRGB samples of a view, uint8 or uint16, shape (rows, columns, 3); with `region`, only those of its samples.
 
     `network` evaluates the network elsewhere than in NumPy.
     """
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
-    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+    top_sample = 2**bit_depth - 1
+    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), f"u{bit_depth // 8}")
     gains = field_gains(prior, parameters.conditioning)
     scaled = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
     sampler = _sampler(prior, parameters, scaled, network or numpy_network(prior, parameters))
@@ -103,7 +105,7 @@ def render(
         if fine_y * fine_x > 1:
             visible = np.clip(samples, -0.5, 0.5, out=samples)
             samples = visible.reshape(bottom - top, fine_y, right - left, fine_x, 3).mean(axis=(1, 3))
-        pixels = np.clip(np.rint(samples * 255 + 127.5), 0, 255).astype(np.uint8)
+        pixels = np.clip(np.rint(samples * top_sample + top_sample / 2), 0, top_sample).astype(out.dtype)
         y0, y1 = max(top, rows.start), min(bottom, rows.stop)
         x0, x1 = max(left, columns.start), min(right, columns.stop)
         out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = pixels[

@@ -40,10 +40,24 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_colour_comes_back_as_colour_and_grey_as_grey(prior: Path, picture: NDArray[np.uint8]) -> None:
-    for array in (picture, picture[..., 0]):
+def test_every_kind_of_array_comes_back_as_that_kind(prior: Path, picture: NDArray[np.uint8], tmp_path: Path) -> None:
+    kinds = (
+        picture,
+        picture[..., 0],
+        picture[..., :2],
+        np.dstack([picture, picture[..., 1]]),
+        picture.astype(np.uint16),
+    )
+    for array in kinds:
         data = inrcodec.encode(array, quality=60, steps=1, prior=prior)
-        assert inrcodec.decode(data, prior=prior).shape == array.shape
+        decoded = inrcodec.decode(data, prior=prior)
+        assert decoded.shape == array.shape and decoded.dtype == array.dtype
+        (tmp_path / "a.sinr").write_bytes(data)
+        opened = inrcodec.open(tmp_path / "a.sinr", prior=prior)
+        assert opened.shape == array.shape and opened.dtype == array.dtype
+        sample = opened.at([5.5, 3.5])
+        assert sample.shape == array.shape[2:]
+        assert np.abs(sample * np.iinfo(array.dtype).max - decoded[3, 5]).max() <= 0.51
         assert inrcodec.decode(data, prior=prior, scale=2).shape[:2] == (44, 74)
         assert inrcodec.decode(data, prior=prior, region=(3, 4, 10, 5), size=(7, 9)).shape[:2] == (9, 7)
 

@@ -336,3 +336,17 @@ def test_shells_complete_commands_and_priors() -> None:
     assert completions("inrcodec enc") == ["encode"]
     assert completions("inrcodec encode x.png --prior ph") == ["photo"]
     assert "--quality" in completions("inrcodec encode x.png --q")
+
+
+def test_opacity_survives_the_command_line(folder: Path, picture: NDArray[np.uint8]) -> None:
+    Image.fromarray(np.dstack([picture, picture[..., 1]])).save(folder / "photo.png")
+    encoded(folder)
+    words = ("decode", "photo.sinr", "--prior", "fields.safetensors")
+    assert json.loads(run(folder, "info", "photo.sinr", "--json")[1])["alpha"]
+    assert run(folder, *words)[0] == 0
+    with Image.open(folder / "photo.decoded.png") as image:
+        assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], picture[..., 1])
+    code, _, errors = run(folder, *words, "-o", "photo.jpg")
+    assert code == 6 and "transparency" in errors
+    assert run(folder, *words, "-o", "photo.jpg", "--convert")[0] == 0
+    assert run(folder, "compare", "photo.png", "photo.sinr", "--prior", "fields.safetensors")[0] == 0

@@ -13,7 +13,7 @@ import inrcodec
 FLOORS = (
     {"errors", "grid", "metrics", "options"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
-    {"dataset", "maml", "prior", "rate", "render", "synthesis"},
+    {"alpha", "dataset", "maml", "prior", "rate", "render", "synthesis"},
     {"analysis", "fit", "processes", "prune"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins"},
@@ -21,6 +21,7 @@ FLOORS = (
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
+    "alpha",
     "api",
     "bench",
     "bitstream",

@@ -53,6 +53,28 @@ def test_pillow_saves_every_mode_that_a_picture_can_have(mode: str, picture: NDA
     assert Image.open(file).mode == ("L" if mode in ("1", "L") else "RGB")
 
 
+@pytest.mark.parametrize(("mode", "opened"), [("LA", "LA"), ("RGBA", "RGBA"), ("I;16", "I;16")])
+def test_pillow_keeps_opacity_and_16_bits_of_grey(mode: str, opened: str, picture: NDArray[np.uint8]) -> None:
+    file = io.BytesIO()
+    image = (
+        Image.fromarray(picture[..., 0] * np.uint16(257)) if mode == "I;16" else Image.fromarray(picture).convert(mode)
+    )
+    if mode != "I;16":
+        image.putalpha(Image.fromarray(picture[..., 1]))
+    image.save(file, "SINR", steps=0)
+    with Image.open(file) as found:
+        assert found.mode == opened
+        if mode != "I;16":
+            assert np.array_equal(np.asarray(found)[..., -1], picture[..., 1])
+        assert found.resize((4, 3)).size == (4, 3)
+
+
+def test_pillow_reduces_16_bits_of_colour(picture: NDArray[np.uint8]) -> None:
+    data = inrcodec.encode(picture * np.uint16(257), steps=0)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.rint(inrcodec.decode(data) / 257))
+    assert iio.imread(data, extension=".sinr").dtype == iio.improps(data, extension=".sinr").dtype == np.uint16
+
+
 def test_pillow_refuses_what_cannot_be_kept(picture: NDArray[np.uint8]) -> None:
     with pytest.raises(OSError, match="CMYK"):
         Image.fromarray(picture).convert("CMYK").save(io.BytesIO(), "SINR")

@@ -69,7 +69,10 @@ def compare(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far two pictures are apart: PSNR, SSIM, MS-SSIM, and the bits per pixel of their files."""
+    """Say how far two pictures are apart: PSNR, SSIM, MS-SSIM, and the bits per pixel of their files.
+
+    They are compared at 8 bits per sample, and on white where they are transparent.
+    """
     from inrcodec import metrics
     from inrcodec.image import Picture, check_output, write_picture
     from inrcodec.prior import find_prior
@@ -100,13 +103,13 @@ def compare(
 
 
 def _read(path: Path, prior: Prior | None) -> tuple[Picture, int]:
-    """The picture in a file of either kind, and the file's bytes."""
+    """The picture in a file of either kind, at 8 bits and on white, and the file's bytes."""
     from inrcodec import codec
     from inrcodec.bitstream import MAGIC
-    from inrcodec.image import parse_picture
+    from inrcodec.image import flatten, parse_picture
 
     data = read_input(path)
     if not data.startswith(MAGIC):
         return parse_picture(data, str(path), convert=True), len(data)
     with naming(path):
-        return codec.decode(data, prior=prior), len(data)
+        return flatten(codec.decode(data, prior=prior)), len(data)

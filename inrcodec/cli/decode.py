@@ -75,6 +75,9 @@ def decode(
     levels: Annotated[
         int | None, typer.Option(help="At most so many levels, coarse to fine; FILE may be cut short after them.")
     ] = None,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="For formats without 16 bits or transparency: 8 bits, on white.")
+    ] = False,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
     force: ForceOption = False,
@@ -100,7 +103,7 @@ def decode(
         with naming(job.source):
             picture = codec.decode(data, options, prior=loaded, device=device)
         named = Path(f"stdout.{file_format}") if job.target == STREAM else job.target
-        write_output(job.target, format_picture(picture, named), overwrite=force)
+        write_output(job.target, format_picture(picture, named, convert=convert), overwrite=force)
         seconds = round(time.perf_counter() - began, 3)
         height, width, _ = picture.pixels.shape
         facts = {"input": str(job.source), "output": str(job.target), "width": width, "height": height}

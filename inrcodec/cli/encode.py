@@ -63,7 +63,8 @@ def encode(
     seed: Annotated[int, typer.Option(help="Same seed, device and version: same bytes.")] = 0,
     self_contained: Annotated[bool, typer.Option("--self-contained", help="Put the prior into the file.")] = False,
     convert: Annotated[
-        bool, typer.Option("--convert", help="Accept transparency, 16 bits, CMYK or animation by converting.")
+        bool,
+        typer.Option("--convert", help="Accept CMYK or animation; make the picture 8 bits, opaque and RGB or grey."),
     ] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave ICC profile, EXIF and XMP out.")] = False,
     force: ForceOption = False,

@@ -36,6 +36,7 @@ def info(
         "width": header.width,
         "height": header.height,
         "colour": header.colour.name.lower(),
+        "alpha": header.alpha is not None,
         "bit_depth": header.bit_depth,
         "quality": round(index_quality(header.quality_index), 1),
         "lambda": round(lagrangian(header.quality_index), 2),

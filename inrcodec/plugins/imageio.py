@@ -54,8 +54,7 @@ class SinrPlugin(PluginV3):
     def properties(self, index: int = 0) -> ImageProperties:
         """Shape and type of the picture, without decoding it."""
         picture = api.SinrPicture(unpack(self._data))
-        shape = (picture.height, picture.width) + (() if picture.grey else (3,))
-        return ImageProperties(shape=shape, dtype=np.dtype(np.uint8))
+        return ImageProperties(shape=picture.shape, dtype=picture.dtype)
 
     def metadata(self, index: int = 0, exclude_applied: bool = True) -> dict[str, Any]:
         """The bytes of "icc", "exif" and "xmp", as far as there are any, and the quality."""

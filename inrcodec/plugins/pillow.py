@@ -4,7 +4,8 @@
     image = Image.open("photo.sinr")
     image.save("photo.sinr", quality=60)     # and steps, prior, seed, device, self_contained
 
-An image is saved as what its PNG file would be read as: upright, with its ICC profile, EXIF and XMP. `draft`, which
+An image is saved as what its PNG file would be read as: upright, with its ICC profile, EXIF and XMP. Of 16 bits Pillow
+knows grey only; other pictures come down to 8, as it does with PNG files. `draft`, which
 `Image.thumbnail` calls, decodes fewer samples, and leaves out levels too fine to be seen in them.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import fields, replace
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from inrcodec import codec
@@ -49,7 +51,9 @@ class SinrImageFile(ImageFile.ImageFile):
         except SinrError as error:
             raise SyntaxError(str(error)) from None  # as Pillow wants it from a plugin that cannot open a file
         self._size = (self._file.width, self._file.height)
-        self._mode = "L" if self._file.colour == Colour.GREY else "RGB"
+        self._mode = ("L" if self._file.colour == Colour.GREY else "RGB") + ("" if self._file.alpha is None else "A")
+        if self._mode == "L" and self._file.bit_depth == 16:
+            self._mode = "I;16"
         self.info |= {KEYS[key]: value for key, value in self._file.metadata.items()}
         if "exif" in self.info:
             self.info["exif"] = EXIF_PREFIX + self.info["exif"]
@@ -70,7 +74,11 @@ class SinrImageFile(ImageFile.ImageFile):
         """Decode the pixels. PriorError if the file's prior is missing."""
         if self.tile:
             # Not by way of `tile`: Pillow would map the file into memory where it takes it for raw samples.
-            self.im = Image.fromarray(codec.decode(self._data, self._options).to_array()).im
+            picture = codec.decode(self._data, self._options)
+            samples = picture.to_array()
+            if picture.bit_depth == 16 and self.mode != "I;16":
+                samples = np.rint(samples / 257).astype(np.uint8)
+            self.im = Image.fromarray(samples).im
             self.tile = []
             if self._exclusive_fp and self.fp:
                 self.fp.close()
