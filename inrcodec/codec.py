@@ -4,21 +4,22 @@ Encoding is the only thing here that needs torch, and imports it when called.
 
 A file's parameter groups, in order: if the prior has no fields, one group per layer of the
 network, with the deltas of its surviving weights in row-major order and then of its biases; if
-it has fields, one group per level, coarse to fine, as `entropy` writes them, and one with the deltas of the filter.
+it has fields, one with the deltas of its filter, then one per level, coarse to fine, as `entropy` writes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack
+from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
+from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
-from inrcodec.errors import OptionError, PriorError, SinrError
+from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
@@ -61,24 +62,28 @@ def encode(
 
     prior = prior or find_prior(options.prior)
     height, width, _ = picture.pixels.shape
+    pixels = picture.pixels if picture.alpha is None else spread_colours(picture.pixels, picture.alpha > 0)
+    if picture.bit_depth == 16:
+        pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
     index = quality_index(options.quality)
     device = fit.torch_device(options.device)
     if prior.architecture.channels:
-        fields, changes = fit.fit_fields(prior, picture.pixels, index, options.steps, device, options.seed, progress)
-        groups = [*_rate_model(prior).encode(fields, index), pack_deltas(changes)]
+        fields, changes = fit.fit_fields(prior, pixels, index, options.steps, device, options.seed, progress)
+        groups = [pack_deltas(changes), *_rate_model(prior).encode(fields, index)]
     else:
-        deltas = fit.fit_network(prior, picture.pixels, options.steps, device, options.seed, progress)
+        deltas = fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
         groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas)]
     file = SinrFile(
         width=width,
         height=height,
         colour=Colour.GREY if picture.grey else Colour.RGB,
-        bit_depth=8,
+        bit_depth=picture.bit_depth,
         quality_index=index,
         prior_id=prior.id,
         groups=tuple(groups),
         metadata=picture.metadata,
         prior=prior.data if self_contained else None,
+        alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
     )
     return Encoded(pack(file), height, width, prior.name, tuple(len(group) for group in groups))
 
@@ -95,23 +100,56 @@ def decode(
 
     `auto` and `cpu` decode with NumPy; another device evaluates the network there, with torch.
 
-    Raises SinrError if the bytes are not a complete file, PriorError if its prior is missing or `prior` is
-    another one, OptionError if the region is outside the picture or the device is not there.
+    Raises SinrError if the bytes are not a complete file (or, with `levels`, the beginning of one that has a
+    level), PriorError if its prior is missing or `prior` is another one, OptionError if the region is outside
+    the picture or the device is not there.
     """
-    file = unpack(data, limits)
+    if options.levels is None:
+        file = unpack(data, limits)
+    else:
+        file = coarse(data, options.levels, limits)
     prior = prior_of(file, prior)
+    if options.levels is not None and not prior.architecture.channels:
+        raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+    return sample(file, prior, read_parameters(file, prior, partial=options.levels is not None), options, device)
+
+
+def sample(
+    file: SinrFile, prior: Prior, parameters: Parameters, options: DecodeOptions, device: Device = Device.AUTO
+) -> Picture:
+    """The samples that options ask for of a file whose parameters are decoded."""
     view = view_of(file.height, file.width, options)
-    parameters = read_parameters(file, prior)
     network = None
     if device not in (Device.AUTO, Device.CPU):
         from inrcodec import fit, synthesis  # torch
 
         network = synthesis.torch_network(prior, parameters, fit.torch_device(device))
-    pixels = render(prior, parameters, view, network=network)
+    pixels = render(prior, parameters, view, network=network, bit_depth=file.bit_depth)
     if file.colour == Colour.GREY:
-        mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(np.uint8)
+        mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
         pixels = np.repeat(mean[..., None], 3, axis=2)
-    return Picture(pixels, grey=file.colour == Colour.GREY, metadata=file.metadata)
+    alpha = None
+    if file.alpha is not None:
+        alpha = sample_alpha(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth), view)
+    return Picture(pixels, file.colour == Colour.GREY, file.metadata, alpha)
+
+
+def coarse(data: bytes, levels: int, limits: Limits = Limits()) -> SinrFile:
+    """A file, which may be cut short, with at most `levels` of its levels. TruncatedFileError if none is whole."""
+    try:
+        file = unpack(data, limits)
+    except TruncatedFileError:
+        file = unpack_prefix(data, limits)
+        if len(file.groups) < 2:
+            raise TruncatedFileError("the file is cut short before the end of its coarsest level") from None
+    return replace(file, groups=file.groups[: 1 + levels])
+
+
+def convert(data: bytes, *, self_contained: bool, strip: bool = False, prior: Prior | None = None) -> bytes:
+    """The same picture in a file with or without its prior and, if `strip`, without metadata. Nothing is refitted."""
+    file = unpack(data)
+    carried = prior_of(file, prior).data if self_contained else None
+    return pack(replace(file, prior=carried, metadata={} if strip else file.metadata))
 
 
 def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
@@ -125,18 +163,21 @@ def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
     return prior
 
 
-def read_parameters(file: SinrFile, prior: Prior) -> Parameters:
-    """The numbers of a file, decoded. SinrError if its groups do not fit the prior."""
+def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> Parameters:
+    """The numbers of a file, decoded. SinrError if its groups do not fit the prior.
+
+    With `partial` the groups of the finer fields may be missing; these fields are zero.
+    """
     channels = prior.architecture.channels
     expected = len(channels) + 1 if channels else prior.layers
-    if len(file.groups) != expected:
+    if len(file.groups) != expected and not (partial and len(file.groups) < expected):
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
-        fields = _rate_model(prior).decode(file.groups[:-1], shapes, file.quality_index)
-        network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[-1], prior.tensors))
+        fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index)
+        network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[0], prior.tensors))
     else:
         for layer, group in enumerate(file.groups):
             mask = prior.mask(layer)

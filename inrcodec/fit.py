@@ -345,14 +345,14 @@ def noisy_round(x: Tensor, temperature: float, generator: torch.Generator | None
 
 def fit_fields(
     prior: Prior,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | NDArray[np.float32],
     quality_index: int,
     steps: int,
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
-    """Quantized fields (channels, rows, columns), level 0 first, and deltas of a picture (height, width, 3)."""
+    """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255."""
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
@@ -388,7 +388,7 @@ def refine(
     progress: Progress | None = None,
     adapted: Callable[[list[Tensor]], FieldModel] | None = None,
 ) -> list[Tensor]:
-    """Fields after `steps` descent steps on J, unrounded. `adapted` gives the model to go on with for the last third."""
+    """Fields after `steps` descent steps on J, unrounded. `adapted` gives the model for the last third of them."""
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
     momenta = [torch.zeros_like(z) for z in fields]
@@ -428,7 +428,7 @@ def descend(
 
 def fit_network(
     prior: Prior,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | NDArray[np.float32],
     steps: int,
     device: torch.device,
     seed: int = 0,

@@ -73,6 +73,7 @@ class DecodeOptions:
     scale: float | None = None  # output samples per pixel
     size: tuple[int, int] | None = None  # output (width, height), of the region if there is one
     region: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels
+    levels: int | None = None  # at most so many, coarse to fine; the file may be cut short after them
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.size is not None:
@@ -83,3 +84,5 @@ class DecodeOptions:
             raise OptionError(f"size must be at least 1x1, not {self.size[0]}x{self.size[1]}")
         if self.region is not None and (min(self.region[:2]) < 0 or min(self.region[2:]) < 1):
             raise OptionError(f"a region is x,y,w,h with w and h at least 1, not {self.region}")
+        if self.levels is not None and self.levels < 1:
+            raise OptionError(f"levels must be at least 1, not {self.levels}")

@@ -28,6 +28,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
-from inrcodec.lattice import interpolation_matrix
+from inrcodec.lattice import interpolation_matrix, taps
 from inrcodec.prior import Prior
 
 TILE = 256  # samples along the side of a tile
@@ -89,16 +90,16 @@ def render(
     view: View,
     region: tuple[slice, slice] | None = None,
     network: Network | None = None,
-) -> NDArray[np.uint8]:
-    """8-bit sRGB samples of a view, shape (rows, columns, 3); with `region`, only those of its samples.
+    bit_depth: int = 8,
+) -> NDArray[Any]:
+    """sRGB samples of a view, uint8 or uint16, shape (rows, columns, 3); with `region`, only those of its samples.
 
     `network` evaluates the network elsewhere than in NumPy.
     """
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
-    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
-    gains = field_gains(prior, parameters.conditioning)
-    scaled = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
-    sampler = _sampler(prior, parameters, scaled, network or numpy_network(prior, parameters))
+    top_sample = 2**bit_depth - 1
+    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), f"u{bit_depth // 8}")
+    function = _Function(prior, parameters, network)
 
     fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
     ys = sample_axis(parameters.height, view.top, view.top + view.height, view.rows * fine_y)
@@ -107,11 +108,11 @@ def render(
     def tile(top: int, left: int) -> None:
         """Compute one whole tile and keep what was asked for."""
         bottom, right = min(top + TILE, view.rows), min(left + TILE, view.columns)
-        samples = sampler(ys[top * fine_y : bottom * fine_y], xs[left * fine_x : right * fine_x])
+        samples = function.on_grid(ys[top * fine_y : bottom * fine_y], xs[left * fine_x : right * fine_x])
         if fine_y * fine_x > 1:
             visible = np.clip(samples, -0.5, 0.5, out=samples)
             samples = visible.reshape(bottom - top, fine_y, right - left, fine_x, 3).mean(axis=(1, 3))
-        pixels = np.clip(np.rint(samples * 255 + 127.5), 0, 255).astype(np.uint8)
+        pixels = np.clip(np.rint(samples * top_sample + top_sample / 2), 0, top_sample).astype(out.dtype)
         y0, y1 = max(top, rows.start), min(bottom, rows.stop)
         x0, x1 = max(left, columns.start), min(right, columns.stop)
         out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = pixels[
@@ -173,25 +174,59 @@ def numpy_network(prior: Prior, parameters: Parameters) -> Network:
     return evaluate
 
 
-def _sampler(
-    prior: Prior, parameters: Parameters, scaled: list[Floats], network: Network
-) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Floats]:
-    """The picture as a function of row and column positions: (H,), (W,) -> (H, W, 3)."""
-    architecture, tensors = prior.architecture, {**prior.tensors, **parameters.network}
-    features = 2 * architecture.coordinates + sum(architecture.channels)
-    height, width = parameters.height, parameters.width
-    kernels = [(float(b), float(c)) for b, c in tensors.get("field.kernel", ())]
-    powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
+class _Function:
+    """The picture as a function of positions."""
 
-    def inputs(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+    def __init__(self, prior: Prior, parameters: Parameters, network: Network | None = None) -> None:
+        self.architecture = prior.architecture
+        self.tensors = {**prior.tensors, **parameters.network}
+        self.height, self.width = parameters.height, parameters.width
+        self.kernels = [(float(b), float(c)) for b, c in prior.tensors.get("field.kernel", ())]
+        gains = field_gains(prior, parameters.conditioning)
+        self.fields = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
+        self.features = 2 * self.architecture.coordinates + sum(self.architecture.channels)
+        self.powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
+        self.network = network or numpy_network(prior, parameters)
+
+    def on_grid(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        """Values at rows and columns: (H,), (W,) -> (H, W, 3)."""
+        if not self.kernels:
+            return self._evaluated(self._inputs(ys, xs))
+        if _are_centres(ys) and _are_centres(xs):
+            return self._restored(_pixels(ys), _pixels(xs))[0][..., :3]
+        rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0])
+        columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0])
+        parts = (down @ self._detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
+        samples = self._evaluated(self._inputs(ys, xs))
+        samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
+        return samples
+
+    def at(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        """Values at single positions: (N,), (N,) -> (N, 3)."""
+        planes: list[NDArray[np.floating[Any]]] = []
+        if self.architecture.coordinates:
+            planes += [normalise(xs, self.width)[None], normalise(ys, self.height)[None]]
+        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
+            planes.append(_interpolated_at(values, ys, xs, level, kernel))
+        samples = self.network(np.concatenate(planes).T.astype(np.float32))
+        if not self.kernels or not len(ys):
+            return samples
+        (rows, _), (columns, _) = taps(ys, 0, self.height, 0, 0), taps(xs, 0, self.width, 0, 0)
+        top, left = int(rows.min()), int(columns.min())
+        lattice = self._detailed(slice(top, int(rows.max()) + 1), slice(left, int(columns.max()) + 1))
+        parts = _interpolated_at(lattice, ys, xs, 0, self.kernels[0], top, left).reshape(4, 3, len(ys))
+        samples += _between(parts, ys, xs).T
+        return samples
+
+    def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
         """What the network sees, (H, W, features)."""
-        planes = np.empty((len(ys), len(xs), features), np.float32)
+        planes = np.empty((len(ys), len(xs), self.features), np.float32)
         at = 0
-        if architecture.coordinates:
-            planes[..., 0] = normalise(xs, width)
-            planes[..., 1] = normalise(ys, height)[:, None]
+        if self.architecture.coordinates:
+            planes[..., 0] = normalise(xs, self.width)
+            planes[..., 1] = normalise(ys, self.height)[:, None]
             at = 2
-        for level, (values, kernel) in enumerate(zip(scaled, kernels, strict=True)):
+        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
             rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel)
             columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel)
             for channel in values[:, rows, columns]:
@@ -199,51 +234,60 @@ def _sampler(
                 at += 1
         return planes
 
-    def evaluated(planes: Floats) -> Floats:
-        values: Floats = network(planes.reshape(-1, features)).reshape(*planes.shape[:2], 3)
+    def _evaluated(self, planes: Floats) -> Floats:
+        values: Floats = self.network(planes.reshape(-1, self.features)).reshape(*planes.shape[:2], 3)
         return values
 
-    def filtered(name: str, seen: Floats) -> Floats:
+    def _filtered(self, name: str, seen: Floats) -> Floats:
         """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
-        hidden = _convolve(seen, tensors[f"{name}.in"])
-        hidden += tensors[f"{name}.in_bias"] @ powers
-        out = _convolve(np.maximum(hidden, 0, out=hidden), tensors[f"{name}.out"])
-        out += tensors[f"{name}.out_bias"]
+        hidden = _convolve(seen, self.tensors[f"{name}.in"])
+        hidden += self.tensors[f"{name}.in_bias"] @ self.powers
+        out = _convolve(np.maximum(hidden, 0, out=hidden), self.tensors[f"{name}.out"])
+        out += self.tensors[f"{name}.out_bias"]
         return out
 
-    def restored(rows: slice, columns: slice) -> tuple[Floats, Floats]:
+    def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
         """At the centres of some pixels: picture and finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
-        (down, vertical), (across, horizontal) = _grown(rows, height), _grown(columns, width)
-        planes = inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
-        extra = tensors["filter.in"].shape[1] - 3
-        seen = np.concatenate([evaluated(planes), planes[..., :extra]], -1)
-        added = filtered("filter", np.pad(seen, (vertical, horizontal, (0, 0)), mode="edge"))
+        (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
+        planes = self._inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
+        extra = self.tensors["filter.in"].shape[1] - 3
+        seen = np.concatenate([self._evaluated(planes), planes[..., :extra]], -1)
+        added = self._filtered("filter", np.pad(seen, (vertical, horizontal, (0, 0)), mode="edge"))
         picture = _inner(seen, rows.start - down.start, columns.start - across.start, added)
         picture[..., :3] += added
         return picture, added
 
-    def detailed(rows: slice, columns: slice) -> Floats:
+    def _detailed(self, rows: slice, columns: slice) -> Floats:
         """R, X, Y and D at the centres of some pixels, (12, H, W)."""
-        (down, vertical), (across, horizontal) = _grown(rows, height), _grown(columns, width)
-        picture, added = restored(down, across)
-        detail = filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
+        (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
+        picture, added = self._restored(down, across)
+        detail = self._filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
         added = _inner(added, rows.start - down.start, columns.start - across.start, detail)
         return np.concatenate([added, detail], -1).transpose(2, 0, 1)
 
-    def sample(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        if not kernels:
-            return evaluated(inputs(ys, xs))
-        if _are_centres(ys) and _are_centres(xs):
-            return restored(_pixels(ys), _pixels(xs))[0][..., :3]
-        rows, down = interpolation_matrix(ys, 0, height, *kernels[0])
-        columns, across = interpolation_matrix(xs, 0, width, *kernels[0])
-        parts = (down @ detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
-        x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(np.float32) for axis in (xs, ys))
-        added = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y[:, None]
-        samples: Floats = evaluated(inputs(ys, xs)) + added.transpose(1, 2, 0)
-        return samples
 
-    return sample
+def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDArray[np.float64]) -> NDArray[Any]:
+    """r from R, X, Y and D at positions, (4, ...) -> (...)."""
+    x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(np.float32) for axis in (xs, ys))
+    found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y
+    return found
+
+
+def _interpolated_at(
+    values: Floats,
+    ys: NDArray[np.float64],
+    xs: NDArray[np.float64],
+    level: int,
+    kernel: tuple[float, float],
+    top: int = 0,
+    left: int = 0,
+) -> Floats:
+    """A field (C, h, w), whose first cell is (top, left), at positions (N,): (C, N)."""
+    rows, down = taps(ys, level, top + values.shape[1], *kernel)  # (N, 4) each
+    columns, across = taps(xs, level, left + values.shape[2], *kernel)
+    around = values[:, (rows - top)[:, :, None], (columns - left)[:, None, :]]  # (C, N, 4, 4)
+    found: Floats = np.einsum("cnyx,ny,nx->cn", around, down, across).astype(np.float32)
+    return found
 
 
 def _are_centres(positions: NDArray[np.float64]) -> bool:
@@ -279,3 +323,10 @@ def _convolve(x: Floats, kernel: Floats) -> Floats:
         return total
     windows = [x[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
     return np.concatenate(windows, -1) @ kernel.transpose(2, 3, 1, 0).reshape(-1, out)
+
+
+def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.floating[Any]]) -> Floats:
+    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
+    x, y = positions.astype(np.float64).T  # (N,) each
+    samples: Floats = np.clip(_Function(prior, parameters).at(y, x) + np.float32(0.5), 0, 1)
+    return samples
