@@ -49,7 +49,7 @@ PHASES = ("guess", "fit", "analysis")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
-FILTERS_FASTER = 5  # than the rest: they start from nothing, and nothing depends on them
+FILTERS_FASTER = 10  # than the rest: they start from nothing, and nothing depends on them
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
