@@ -9,8 +9,10 @@ it has fields, one group per level, coarse to fine, as `entropy` writes them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +23,25 @@ from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
-from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
+from inrcodec.metrics import psnr
+from inrcodec.options import (
+    MAX_QUALITY_INDEX,
+    DecodeOptions,
+    Device,
+    EncodeOptions,
+    Target,
+    conditioning,
+    index_quality,
+    lagrangian,
+    quality_index,
+)
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
+from inrcodec.target import START, check_met, seek, window
 
 DELTA_STEP = 2.0**-5  # of a layer's RMS weight: the step of its deltas at q = 0
+LEAST = 10  # steps of a fit that goes on: fewer move nothing
+NEAR = 4  # steps of the quality index by which a first guess may miss a target
 Floats = NDArray[np.float32]
 
 
@@ -38,6 +54,7 @@ class Encoded:
     width: int
     prior: str
     groups: tuple[int, ...]  # bytes of each parameter group
+    quality: float  # which it is, or has been found to meet a target
 
     @property
     def bits_per_pixel(self) -> float:
@@ -55,7 +72,8 @@ def encode(
 ) -> Encoded:
     """The `.sinr` file of a picture. `progress` is told steps done and steps in all.
 
-    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there.
+    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there or a
+    target that no quality meets.
     """
     from inrcodec import fit  # torch
 
@@ -64,27 +82,85 @@ def encode(
     pixels = picture.pixels if picture.alpha is None else spread_colours(picture.pixels, picture.alpha > 0)
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
-    index = quality_index(options.quality)
     device = fit.torch_device(options.device)
-    if prior.architecture.channels:
-        fields = fit.fit_fields(prior, pixels, index, options.steps, device, options.seed, progress)
-        groups = _rate_model(prior).encode(fields, index)
-    else:
-        deltas = fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
-        groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas)]
-    file = SinrFile(
+    rate_model = _rate_model(prior) if prior.architecture.channels else None
+    plain = SinrFile(
         width=width,
         height=height,
         colour=Colour.GREY if picture.grey else Colour.RGB,
         bit_depth=picture.bit_depth,
-        quality_index=index,
+        quality_index=0,
         prior_id=prior.id,
-        groups=tuple(groups),
+        groups=(),
         metadata=picture.metadata,
         prior=prior.data if self_contained else None,
         alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
     )
-    return Encoded(pack(file), height, width, prior.name, tuple(len(group) for group in groups))
+
+    @cache
+    def deltas() -> list[Floats]:
+        return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
+
+    def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
+        fields: tuple[NDArray[np.int32], ...] = ()
+        if rate_model:
+            start = before.fields if before else None
+            fields = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam)
+            groups = rate_model.encode(fields, index)
+        else:
+            groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
+        file = replace(plain, quality_index=index, groups=tuple(groups))
+        return _Attempt(index, fields, pack(file), tuple(len(group) for group in groups))
+
+    if options.target is None:
+        made = attempt(quality_index(options.quality), options.steps)
+    else:
+        made = _meet(options.target, attempt, options.steps if rate_model else 0, picture, prior)
+    return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index))
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """A file of a quality, and the fields that the next one can go on from."""
+
+    index: int
+    fields: tuple[NDArray[np.int32], ...]
+    data: bytes
+    groups: tuple[int, ...]
+
+
+def _meet(target: Target, attempt: Callable[..., _Attempt], steps: int, picture: Picture, prior: Prior) -> _Attempt:
+    """The attempt that meets a target.
+
+    First guesses and short fits say which quality comes near; its fit goes on with another lambda until it is met.
+    """
+    low, high, slope = window(target, picture.pixels[..., 0].size)
+    seen = np.s_[:] if picture.alpha is None else picture.alpha > 0
+    unit = (2**picture.bit_depth - 1) / 255
+
+    def value(made: _Attempt) -> float:
+        if target.psnr is None:
+            return math.log(len(made.data))
+        return psnr(picture.pixels[seen] / unit, decode(made.data, prior=prior).pixels[seen] / unit)
+
+    def near(short: int, start: int) -> _Attempt:
+        margin = NEAR * slope if steps else 0.0
+        return seek(lambda index: attempt(index, short), value, low - margin, high + margin, slope, start)
+
+    made = near(0, START)
+    if steps:
+        made = near(-(-steps // 4), made.index)
+        fits = [attempt(made.index, steps)]
+
+        def go_on(index: int) -> _Attempt:
+            """The first fit, or the last one after more steps with the lambda of another index."""
+            if index != made.index or len(fits) > 1:
+                fits.append(attempt(made.index, max(LEAST, steps // 4), fits[-1], lagrangian(index)))
+            return fits[-1]
+
+        made = seek(go_on, value, low, high, slope, made.index, MAX_QUALITY_INDEX)
+    check_met(target, made.index, value(made), low, high)
+    return made
 
 
 def decode(

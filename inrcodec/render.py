@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
-from inrcodec.lattice import interpolation_matrix, taps
+from inrcodec.lattice import interpolation_matrix
 from inrcodec.prior import Prior
 
 TILE = 256  # samples along the side of a tile
@@ -90,8 +90,7 @@ def render(
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
     top_sample = 2**bit_depth - 1
     out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), f"u{bit_depth // 8}")
-    gains = field_gains(prior, parameters.conditioning)
-    scaled = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
+    scaled = _scaled(prior, parameters)
     sampler = _sampler(prior, parameters, scaled, network or numpy_network(prior, parameters))
 
     fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
@@ -195,19 +194,18 @@ def _sampler(
     return sample
 
 
-def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.floating[Any]]) -> Floats:
+def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
     """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
-    x, y = positions.astype(np.float64).T  # (N,) each
-    parts: list[NDArray[Any]] = []
-    if prior.architecture.coordinates:
-        parts += [normalise(x, parameters.width)[None], normalise(y, parameters.height)[None]]
+    sampler = _sampler(prior, parameters, _scaled(prior, parameters), numpy_network(prior, parameters))
+    out = np.empty((len(positions), 3), np.float32)
+    rows, row = np.unique(positions[:, 1], return_inverse=True)
+    order = np.argsort(row, kind="stable")
+    for y, members in zip(rows, np.split(order, np.cumsum(np.bincount(row))[:-1]), strict=True):  # one row at a time
+        out[members] = sampler(np.array([y]), positions[members, 0])[0]
+    return np.clip(out + np.float32(0.5), 0, 1, out=out)
+
+
+def _scaled(prior: Prior, parameters: Parameters) -> list[Floats]:
+    """The fields of a picture in units of the network's inputs."""
     gains = field_gains(prior, parameters.conditioning)
-    for level, (values, gain) in enumerate(zip(parameters.fields, gains, strict=True)):
-        b, c = (float(k) for k in prior.tensors["field.kernel"][level])
-        rows, down = taps(y, level, values.shape[1], b, c)  # (N, 4) each
-        columns, across = taps(x, level, values.shape[2], b, c)
-        around = values[:, rows[:, :, None], columns[:, None, :]]  # (C, N, 4, 4)
-        parts.append(gain[:, 0] * np.einsum("cnyx,ny,nx->cn", around, down, across))
-    inputs = np.concatenate(parts).T.astype(np.float32)  # (N, in)
-    samples: Floats = np.clip(numpy_network(prior, parameters)(inputs) + np.float32(0.5), 0, 1)
-    return samples
+    return [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]

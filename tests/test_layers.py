@@ -13,7 +13,7 @@ import inrcodec
 FLOORS = (
     {"errors", "grid", "metrics", "options"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
-    {"alpha", "dataset", "maml", "prior", "rate", "render", "synthesis"},
+    {"alpha", "dataset", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"analysis", "fit", "processes", "prune"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins"},
