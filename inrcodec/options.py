@@ -53,11 +53,11 @@ def conditioning(index: int) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """What a file should have instead of a quality: one of these."""
+    """What a file should have instead of a quality: one of these. Quality 1 and 100 are as far as it goes."""
 
-    size: int | None = None  # bytes, met within 2 % and not exceeded
-    bpp: float | None = None  # bits per pixel of the whole file, likewise
-    psnr: float | None = None  # dB, of RGB at the picture's own pixels; met within 0.1 dB and not missed
+    size: int | None = None  # bytes at most, met within 2 %
+    bpp: float | None = None  # bits per pixel of the whole file at most, likewise
+    psnr: float | None = None  # dB at least, of RGB at the picture's own pixels; met within 0.1 dB
 
     def __post_init__(self) -> None:
         given = [value for value in (self.size, self.bpp, self.psnr) if value is not None]

@@ -71,7 +71,8 @@ def _next(misses: dict[int, float], slope: float, lowest: int, highest: int) -> 
 
 
 def check_met(target: Target, index: int, reached: float, low: float, high: float) -> None:
-    """OptionError if a target is out of reach: beyond what the lowest or the highest quality gives."""
-    if index in (0, MAX_QUALITY_INDEX) and not low - 0.02 <= reached <= high + 0.02:
+    """OptionError if even the lowest quality is larger than a size, or even the highest is below a PSNR."""
+    missed = reached < low - 0.02 if target.psnr is not None else reached > high + 0.02
+    if missed and index in (0, MAX_QUALITY_INDEX):
         found = f"{reached:.2f} dB" if target.psnr is not None else f"{math.exp(reached):.0f} bytes"
         raise OptionError(f"{target} is out of reach: quality {index_quality(index):.0f} gives {found}")

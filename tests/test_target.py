@@ -45,7 +45,9 @@ def test_windows_are_below_a_size_and_above_a_psnr() -> None:
     assert window(Target(psnr=30), 99)[:2] == (30, 30.1)
 
 
-def test_what_no_quality_gives_is_refused() -> None:
+def test_what_no_quality_gives_is_refused_and_what_every_quality_gives_is_not() -> None:
+    check_met(Target(size=1000), 255, math.log(55), math.log(1000) - 0.02, math.log(1000))
+    check_met(Target(psnr=10), 0, 18, 10, 10.1)
     with pytest.raises(OptionError, match=r"a size of 10 bytes is out of reach: quality 1 gives 55 bytes"):
         check_met(Target(size=10), 0, math.log(55), math.log(10) - 0.02, math.log(10))
     with pytest.raises(OptionError, match=r"a PSNR of 90 dB is out of reach: quality 100 gives 40\.00 dB"):
