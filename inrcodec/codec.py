@@ -179,13 +179,13 @@ def decode(
     level), PriorError if its prior is missing or `prior` is another one, OptionError if the region is outside
     the picture or the device is not there.
     """
-    if options.levels is None:
-        file = unpack(data, limits)
-    else:
-        file = coarse(data, options.levels, limits)
+    file = unpack(data, limits) if options.levels is None else whole_groups(data, limits)
     prior = prior_of(file, prior)
-    if options.levels is not None and not prior.architecture.channels:
-        raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+    if options.levels is not None:
+        if not prior.architecture.channels:
+            raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+        if options.levels < len(prior.architecture.channels):
+            file = replace(file, groups=file.groups[: options.levels])
     return sample(file, prior, read_parameters(file, prior, partial=options.levels is not None), options, device)
 
 
@@ -209,15 +209,15 @@ def sample(
     return Picture(pixels, file.colour == Colour.GREY, file.metadata, alpha)
 
 
-def coarse(data: bytes, levels: int, limits: Limits = Limits()) -> SinrFile:
-    """A file, which may be cut short, with at most `levels` of its groups. TruncatedFileError if none is whole."""
+def whole_groups(data: bytes, limits: Limits = Limits()) -> SinrFile:
+    """A file, or what is whole of one that is cut short. TruncatedFileError if no group is."""
     try:
-        file = unpack(data, limits)
+        return unpack(data, limits)
     except TruncatedFileError:
         file = unpack_prefix(data, limits)
         if not file.groups:
             raise TruncatedFileError("the file is cut short before the end of its coarsest level") from None
-    return replace(file, groups=file.groups[:levels])
+        return file
 
 
 def convert(data: bytes, *, self_contained: bool, strip: bool = False, prior: Prior | None = None) -> bytes:

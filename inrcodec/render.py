@@ -126,6 +126,23 @@ def render(
     return out
 
 
+def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
+    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
+    sampler = _sampler(prior, parameters, _scaled(prior, parameters), numpy_network(prior, parameters))
+    out = np.empty((len(positions), 3), np.float32)
+    rows, row = np.unique(positions[:, 1], return_inverse=True)
+    order = np.argsort(row, kind="stable")
+    for y, members in zip(rows, np.split(order, np.cumsum(np.bincount(row))[:-1]), strict=True):  # one row at a time
+        out[members] = sampler(np.array([y]), positions[members, 0])[0]
+    return np.clip(out + np.float32(0.5), 0, 1, out=out)
+
+
+def _scaled(prior: Prior, parameters: Parameters) -> list[Floats]:
+    """The fields of a picture in units of the network's inputs."""
+    gains = field_gains(prior, parameters.conditioning)
+    return [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
+
+
 def _oversampling(extent: float, samples: int) -> int:
     """Samples per output sample and axis: at least one per pixel, so that nothing is skipped."""
     return max(1, math.ceil(extent / samples - 1e-9))
@@ -192,20 +209,3 @@ def _sampler(
         return network(inputs.reshape(-1, features)).reshape(len(ys), len(xs), 3)
 
     return sample
-
-
-def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
-    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
-    sampler = _sampler(prior, parameters, _scaled(prior, parameters), numpy_network(prior, parameters))
-    out = np.empty((len(positions), 3), np.float32)
-    rows, row = np.unique(positions[:, 1], return_inverse=True)
-    order = np.argsort(row, kind="stable")
-    for y, members in zip(rows, np.split(order, np.cumsum(np.bincount(row))[:-1]), strict=True):  # one row at a time
-        out[members] = sampler(np.array([y]), positions[members, 0])[0]
-    return np.clip(out + np.float32(0.5), 0, 1, out=out)
-
-
-def _scaled(prior: Prior, parameters: Parameters) -> list[Floats]:
-    """The fields of a picture in units of the network's inputs."""
-    gains = field_gains(prior, parameters.conditioning)
-    return [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]

@@ -21,20 +21,9 @@ FLOORS = (
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
-    "alpha",
-    "api",
-    "bench",
-    "bitstream",
-    "cli",
-    "codec",
-    "entropy",
-    "image",
-    "lattice",
-    "metrics",
-    "plugins",
-    "prior",
+    "alpha", "api", "bench", "bitstream", "cli", "codec", "entropy", "image", "lattice", "metrics", "plugins", "prior",
     "render",
-)
+)  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent
 MODULES = {path.stem: path.read_text("utf-8") for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
