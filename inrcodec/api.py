@@ -22,7 +22,7 @@ from inrcodec.alpha import alpha_at, unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, read_file, unpack
 from inrcodec.errors import OptionError, SinrError
 from inrcodec.image import Picture
-from inrcodec.options import DecodeOptions, Device, EncodeOptions, index_quality
+from inrcodec.options import DecodeOptions, Device, EncodeOptions, Target, index_quality
 from inrcodec.prior import DEFAULT_PRIOR, Prior, find_prior
 from inrcodec.render import Parameters, render_at
 
@@ -35,6 +35,9 @@ def encode(
     array: ArrayLike,
     quality: float = 60.0,
     *,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
     steps: int = 100,
     prior: str | os.PathLike[str] = DEFAULT_PRIOR,
     device: str = "auto",
@@ -45,8 +48,10 @@ def encode(
 ) -> bytes:
     """The `.sinr` file of a picture: (height, width) or (height, width, 2..4), uint8 or uint16.
 
-    quality is 1..100; time is linear in `steps`; `prior` is the name of a bundled one or a file; `metadata`
-    holds "icc", "exif" and "xmp" as far as there are any; `progress` is told the steps done and all steps.
+    quality is 1..100; instead of it the largest size in bytes, the most bits per pixel or the least PSNR in dB can be
+    given as a target, and is met within 2 % or 0.1 dB. Time is linear in `steps`; `prior` is the
+    name of a bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `progress` is
+    told the steps done and all steps.
 
     Raises ImageError for another kind of array, OptionError for an option out of range, PriorError if the
     prior cannot be used.
@@ -56,7 +61,9 @@ def encode(
     (12, 16)
     """
     picture = Picture.from_array(np.asarray(array), metadata)
-    options = EncodeOptions(quality, steps, os.fspath(prior), _device(device), seed)
+    goals = (target_size, target_bpp, target_psnr)
+    target = None if goals == (None, None, None) else Target(*goals)
+    options = EncodeOptions(quality, steps, os.fspath(prior), _device(device), seed, target)
     return codec.encode(picture, options, self_contained=self_contained, progress=progress).data
 
 

@@ -9,8 +9,10 @@ it has fields, one with the deltas of its filter, then one per level, coarse to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,25 @@ from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
-from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
+from inrcodec.metrics import psnr
+from inrcodec.options import (
+    MAX_QUALITY_INDEX,
+    DecodeOptions,
+    Device,
+    EncodeOptions,
+    Target,
+    conditioning,
+    index_quality,
+    lagrangian,
+    quality_index,
+)
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
+from inrcodec.target import START, check_met, seek, window
 
 DELTA_STEP = 2.0**-5  # of a layer's RMS weight: the step of its deltas at q = 0
+LEAST = 10  # steps of a fit that goes on: fewer move nothing
+NEAR = 4  # steps of the quality index by which a first guess may miss a target
 Floats = NDArray[np.float32]
 
 
@@ -39,6 +55,7 @@ class Encoded:
     width: int
     prior: str
     groups: tuple[int, ...]  # bytes of each parameter group
+    quality: float  # which it is, or has been found to meet a target
 
     @property
     def bits_per_pixel(self) -> float:
@@ -56,7 +73,8 @@ def encode(
 ) -> Encoded:
     """The `.sinr` file of a picture. `progress` is told steps done and steps in all.
 
-    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there.
+    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there or a
+    target that no quality meets.
     """
     from inrcodec import fit  # torch
 
@@ -65,27 +83,85 @@ def encode(
     pixels = picture.pixels if picture.alpha is None else spread_colours(picture.pixels, picture.alpha > 0)
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
-    index = quality_index(options.quality)
     device = fit.torch_device(options.device)
-    if prior.architecture.channels:
-        fields, changes = fit.fit_fields(prior, pixels, index, options.steps, device, options.seed, progress)
-        groups = [pack_deltas(changes), *_rate_model(prior).encode(fields, index)]
-    else:
-        deltas = fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
-        groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas)]
-    file = SinrFile(
+    rate_model = _rate_model(prior) if prior.architecture.channels else None
+    plain = SinrFile(
         width=width,
         height=height,
         colour=Colour.GREY if picture.grey else Colour.RGB,
         bit_depth=picture.bit_depth,
-        quality_index=index,
+        quality_index=0,
         prior_id=prior.id,
-        groups=tuple(groups),
+        groups=(),
         metadata=picture.metadata,
         prior=prior.data if self_contained else None,
         alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
     )
-    return Encoded(pack(file), height, width, prior.name, tuple(len(group) for group in groups))
+
+    @cache
+    def deltas() -> list[Floats]:
+        return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
+
+    def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
+        fields: tuple[NDArray[np.int32], ...] = ()
+        if rate_model:
+            start = before.fields if before else None
+            fields, changes = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam)
+            groups = [pack_deltas(changes), *rate_model.encode(fields, index)]
+        else:
+            groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
+        file = replace(plain, quality_index=index, groups=tuple(groups))
+        return _Attempt(index, fields, pack(file), tuple(len(group) for group in groups))
+
+    if options.target is None:
+        made = attempt(quality_index(options.quality), options.steps)
+    else:
+        made = _meet(options.target, attempt, options.steps if rate_model else 0, picture, prior)
+    return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index))
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """A file of a quality, and the fields that the next one can go on from."""
+
+    index: int
+    fields: tuple[NDArray[np.int32], ...]
+    data: bytes
+    groups: tuple[int, ...]
+
+
+def _meet(target: Target, attempt: Callable[..., _Attempt], steps: int, picture: Picture, prior: Prior) -> _Attempt:
+    """The attempt that meets a target.
+
+    First guesses and short fits say which quality comes near; its fit goes on with another lambda until it is met.
+    """
+    low, high, slope = window(target, picture.pixels[..., 0].size)
+    seen = np.s_[:] if picture.alpha is None else picture.alpha > 0
+    unit = (2**picture.bit_depth - 1) / 255
+
+    def value(made: _Attempt) -> float:
+        if target.psnr is None:
+            return math.log(len(made.data))
+        return psnr(picture.pixels[seen] / unit, decode(made.data, prior=prior).pixels[seen] / unit)
+
+    def near(short: int, start: int) -> _Attempt:
+        margin = NEAR * slope if steps else 0.0
+        return seek(lambda index: attempt(index, short), value, low - margin, high + margin, slope, start)
+
+    made = near(0, START)
+    if steps:
+        made = near(-(-steps // 4), made.index)
+        fits = [attempt(made.index, steps)]
+
+        def go_on(index: int) -> _Attempt:
+            """The first fit, or the last one after more steps with the lambda of another index."""
+            if index != made.index or len(fits) > 1:
+                fits.append(attempt(made.index, max(LEAST, steps // 4), fits[-1], lagrangian(index)))
+            return fits[-1]
+
+        made = seek(go_on, value, low, high, slope, made.index, MAX_QUALITY_INDEX)
+    check_met(target, made.index, value(made), low, high)
+    return made
 
 
 def decode(
@@ -104,13 +180,13 @@ def decode(
     level), PriorError if its prior is missing or `prior` is another one, OptionError if the region is outside
     the picture or the device is not there.
     """
-    if options.levels is None:
-        file = unpack(data, limits)
-    else:
-        file = coarse(data, options.levels, limits)
+    file = unpack(data, limits) if options.levels is None else whole_groups(data, limits)
     prior = prior_of(file, prior)
-    if options.levels is not None and not prior.architecture.channels:
-        raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+    if options.levels is not None:
+        if not prior.architecture.channels:
+            raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+        if options.levels < len(prior.architecture.channels):
+            file = replace(file, groups=file.groups[: 1 + options.levels])
     return sample(file, prior, read_parameters(file, prior, partial=options.levels is not None), options, device)
 
 
@@ -134,15 +210,15 @@ def sample(
     return Picture(pixels, file.colour == Colour.GREY, file.metadata, alpha)
 
 
-def coarse(data: bytes, levels: int, limits: Limits = Limits()) -> SinrFile:
-    """A file, which may be cut short, with at most `levels` of its levels. TruncatedFileError if none is whole."""
+def whole_groups(data: bytes, limits: Limits = Limits()) -> SinrFile:
+    """A file, or what is whole of one that is cut short. TruncatedFileError if its coarsest level is not."""
     try:
-        file = unpack(data, limits)
+        return unpack(data, limits)
     except TruncatedFileError:
         file = unpack_prefix(data, limits)
         if len(file.groups) < 2:
             raise TruncatedFileError("the file is cut short before the end of its coarsest level") from None
-    return replace(file, groups=file.groups[: 1 + levels])
+        return file
 
 
 def convert(data: bytes, *, self_contained: bool, strip: bool = False, prior: Prior | None = None) -> bytes:

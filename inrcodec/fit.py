@@ -54,6 +54,7 @@ BLOCK = 16384  # samples that are differentiated at once
 MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 SQUARED_UNIT = 255.0**2
 PIXELS = 1 << 16  # per step, of a fit of the network
+WARM = 0.5  # pace of a fit that goes on from another: with full steps it would first lose what that has reached
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
 
@@ -351,15 +352,25 @@ def fit_fields(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
+    start: Sequence[NDArray[np.int32]] | None = None,
+    lam: float | None = None,
 ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
-    """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255."""
+    """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
+
+    The fit goes on from `start`, the fields of an earlier one, if they are given; lambda may be another than the
+    quality's.
+    """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
     generator = torch.Generator(device).manual_seed(seed)
-    with torch.no_grad():
-        fields = analyse(model.weights, target, q, model.channels, model.omegas)
-    lam = lagrangian(quality_index)
+    if start is None:
+        with torch.no_grad():
+            fields = analyse(model.weights, target, q, model.channels, model.omegas)
+    else:
+        fields = [torch.from_numpy(z).to(device)[None].float() for z in start]
+    lam = lagrangian(quality_index) if lam is None else lam
+    pace = WARM if start else 1.0
     deltas: FilterDeltas | None = None
 
     def adapted(fields: Sequence[Tensor]) -> FieldModel:
@@ -372,7 +383,7 @@ def fit_fields(
 
     with one_thread_per_block(device):
         if steps:
-            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted)
+            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace)
             fields = optimised_rounding(adapted(fields).weights, fields, target, q, lam, model.omegas)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
@@ -387,8 +398,12 @@ def refine(
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
     adapted: Callable[[list[Tensor]], FieldModel] | None = None,
+    pace: float = 1.0,
 ) -> list[Tensor]:
-    """Fields after `steps` descent steps on J, unrounded. `adapted` gives the model for the last third of them."""
+    """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
+
+    `adapted` gives the model for the last third of them.
+    """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
     momenta = [torch.zeros_like(z) for z in fields]
@@ -402,7 +417,7 @@ def refine(
         rounded = [noisy_round(z, temperature, generator) for z in leaves]
         gradients = torch.autograd.grad(rounded, leaves, objective(model, rounded, target, q, lam)[1])
         for i, gradient in enumerate(gradients):
-            size = sizes[i, 0] + (sizes[i, 1] - sizes[i, 0]) * part
+            size = pace * (sizes[i, 0] + (sizes[i, 1] - sizes[i, 0]) * part)
             fields[i], momenta[i], squares[i] = descend(
                 leaves[i].detach(), gradient, momenta[i], squares[i], size, step + 1
             )

@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
-from inrcodec.lattice import interpolation_matrix, taps
+from inrcodec.lattice import interpolation_matrix
 from inrcodec.prior import Prior
 
 TILE = 256  # samples along the side of a tile
@@ -134,6 +134,17 @@ def render(
     return out
 
 
+def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
+    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
+    function = _Function(prior, parameters)
+    out = np.empty((len(positions), 3), np.float32)
+    rows, row = np.unique(positions[:, 1], return_inverse=True)
+    order = np.argsort(row, kind="stable")
+    for y, members in zip(rows, np.split(order, np.cumsum(np.bincount(row))[:-1]), strict=True):  # one row at a time
+        out[members] = function.on_grid(np.array([y]), positions[members, 0])[0]
+    return np.clip(out + np.float32(0.5), 0, 1, out=out)
+
+
 def _oversampling(extent: float, samples: int) -> int:
     """Samples per output sample and axis: at least one per pixel, so that nothing is skipped."""
     return max(1, math.ceil(extent / samples - 1e-9))
@@ -201,23 +212,6 @@ class _Function:
         samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
         return samples
 
-    def at(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        """Values at single positions: (N,), (N,) -> (N, 3)."""
-        planes: list[NDArray[np.floating[Any]]] = []
-        if self.architecture.coordinates:
-            planes += [normalise(xs, self.width)[None], normalise(ys, self.height)[None]]
-        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
-            planes.append(_interpolated_at(values, ys, xs, level, kernel))
-        samples = self.network(np.concatenate(planes).T.astype(np.float32))
-        if not self.kernels or not len(ys):
-            return samples
-        (rows, _), (columns, _) = taps(ys, 0, self.height, 0, 0), taps(xs, 0, self.width, 0, 0)
-        top, left = int(rows.min()), int(columns.min())
-        lattice = self._detailed(slice(top, int(rows.max()) + 1), slice(left, int(columns.max()) + 1))
-        parts = _interpolated_at(lattice, ys, xs, 0, self.kernels[0], top, left).reshape(4, 3, len(ys))
-        samples += _between(parts, ys, xs).T
-        return samples
-
     def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
         """What the network sees, (H, W, features)."""
         planes = np.empty((len(ys), len(xs), self.features), np.float32)
@@ -273,23 +267,6 @@ def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDAr
     return found
 
 
-def _interpolated_at(
-    values: Floats,
-    ys: NDArray[np.float64],
-    xs: NDArray[np.float64],
-    level: int,
-    kernel: tuple[float, float],
-    top: int = 0,
-    left: int = 0,
-) -> Floats:
-    """A field (C, h, w), whose first cell is (top, left), at positions (N,): (C, N)."""
-    rows, down = taps(ys, level, top + values.shape[1], *kernel)  # (N, 4) each
-    columns, across = taps(xs, level, left + values.shape[2], *kernel)
-    around = values[:, (rows - top)[:, :, None], (columns - left)[:, None, :]]  # (C, N, 4, 4)
-    found: Floats = np.einsum("cnyx,ny,nx->cn", around, down, across).astype(np.float32)
-    return found
-
-
 def _are_centres(positions: NDArray[np.float64]) -> bool:
     """Whether positions are the centres of successive pixels."""
     return bool(np.array_equal(positions, np.floor(positions[0]) + 0.5 + np.arange(len(positions))))
@@ -323,10 +300,3 @@ def _convolve(x: Floats, kernel: Floats) -> Floats:
         return total
     windows = [x[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
     return np.concatenate(windows, -1) @ kernel.transpose(2, 3, 1, 0).reshape(-1, out)
-
-
-def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.floating[Any]]) -> Floats:
-    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
-    x, y = positions.astype(np.float64).T  # (N,) each
-    samples: Floats = np.clip(_Function(prior, parameters).at(y, x) + np.float32(0.5), 0, 1)
-    return samples

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from inrcodec import __version__, errors
 from inrcodec.cli import app
 from inrcodec.cli.app import EXIT_CODES
+from inrcodec.cli.encode import size_of
 from inrcodec.prior import Prior
 
 
@@ -350,3 +351,24 @@ def test_opacity_survives_the_command_line(folder: Path, picture: NDArray[np.uin
     assert code == 6 and "transparency" in errors
     assert run(folder, *words, "-o", "photo.jpg", "--convert")[0] == 0
     assert run(folder, "compare", "photo.png", "photo.sinr", "--prior", "fields.safetensors")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("40kB", 40_000), ("1.5 MB", 1_500_000), ("2KiB", 2048), ("700", 700), ("9k", 9000), ("1G", 10**9)],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+def test_targets_replace_the_quality(folder: Path) -> None:
+    words = ("encode", "photo.png", "--prior", "network.safetensors", "--steps", "2", "--force")
+    code, out, errors = run(folder, *words, "--target-size", "0.13kB", "--json")
+    assert code == 0 and json.loads(out)["bytes"] == pytest.approx(130, rel=0.03), out
+    assert "quality" in run(folder, *words, "--target-bpp", "1.25")[1]
+    for wrong in (
+        ["--target-size", "big"],
+        ["--target-size", "9kB", "-Q", "50"],
+        ["--target-psnr", "9", "--target-bpp", "1"],
+    ):
+        assert run(folder, *words, *wrong)[0] == 2

@@ -121,7 +121,7 @@ def test_quantization_is_within_half_a_step(network_prior: Prior) -> None:
 
 def test_levels_make_a_preview_of_a_file_that_is_cut_short(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
     encoded = encode(picture_of(picture), EncodeOptions(80, steps=20), prior=field_prior)
-    cut = encoded.data[: -encoded.groups[-1] - 5]  # the finest level is not whole
+    cut = encoded.data[: -sum(encoded.groups[2:]) - 5]  # the finest level is missing
     whole = decode(encoded.data, prior=field_prior).pixels
     previews = [decode(cut, DecodeOptions(levels=k), prior=field_prior).pixels for k in (1, 2, 3)]
     assert np.array_equal(previews[1], previews[2])
@@ -172,7 +172,7 @@ def test_what_is_fully_transparent_costs_next_to_nothing(picture: NDArray[np.uin
     alpha[:, 32:] = 0
     opaque, clear = (encode(Picture(noise, alpha=a), EncodeOptions(steps=2)) for a in (None, alpha))
     half = encode(Picture(noise[:, :32]), EncodeOptions(steps=2))
-    assert sum(clear.groups) < 1.4 * sum(half.groups) < sum(opaque.groups) / 4
+    assert sum(clear.groups) - sum(half.groups) < sum(opaque.groups) / 8
 
 
 def test_a_preview_of_a_file_that_is_cut_short_is_opaque(field_prior: Prior, picture: NDArray[np.uint8]) -> None:

@@ -13,7 +13,7 @@ import inrcodec
 FLOORS = (
     {"errors", "grid", "metrics", "options"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
-    {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis"},
+    {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"adapt", "analysis", "fit", "processes", "prune", "rounding"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins"},
@@ -21,21 +21,10 @@ FLOORS = (
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
-    "alpha",
-    "api",
-    "bench",
-    "bitstream",
-    "cli",
-    "codec",
-    "deltas",
-    "entropy",
-    "image",
-    "lattice",
-    "metrics",
-    "plugins",
+    "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "image", "lattice", "metrics", "plugins",
     "prior",
     "render",
-)
+)  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent
 MODULES = {path.stem: path.read_text("utf-8") for path in PACKAGE.glob("*.py") if path.stem != "__init__"}

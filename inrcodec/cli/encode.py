@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ from inrcodec.cli.batch import (
     do_all,
     find_jobs,
 )
+from inrcodec.errors import OptionError
 from inrcodec.options import Device
 
 
@@ -56,7 +58,14 @@ def encode(
     jobs: JobsOption = 1,
     resume: ResumeOption = False,
     keep_mtime: MtimeOption = False,
-    quality: Annotated[float, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best).")] = 60.0,
+    quality: Annotated[
+        float | None, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best). Default: 60.")
+    ] = None,
+    target_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Largest file instead of a quality, for example 40kB.")
+    ] = None,
+    target_bpp: Annotated[float | None, typer.Option(help="Most bits per pixel instead of a quality.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="Least PSNR in dB instead of a quality.")] = None,
     steps: Annotated[int, typer.Option(help="Fitting steps; time is linear in them.")] = 100,
     prior: PriorOption = None,
     device: DeviceOption = Device.AUTO,
@@ -76,10 +85,16 @@ def encode(
     from dataclasses import replace
 
     from inrcodec.image import SUFFIXES, parse_picture, read_picture
-    from inrcodec.options import EncodeOptions
+    from inrcodec.options import EncodeOptions, Target
     from inrcodec.prior import DEFAULT_PRIOR, find_prior
 
-    options = EncodeOptions(quality, steps, prior or DEFAULT_PRIOR, device, seed)
+    target = None
+    if any(goal is not None for goal in (target_size, target_bpp, target_psnr)):
+        target = Target(size_of(target_size) if target_size else None, target_bpp, target_psnr)
+        if quality is not None:
+            raise OptionError("give a quality or a target, not both")
+    wanted = EncodeOptions.quality if quality is None else quality
+    options = EncodeOptions(wanted, steps, prior or DEFAULT_PRIOR, device, seed, target)
     found, single = find_jobs(images, SUFFIXES, recursive, output, ".sinr")
     batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(options.prior)
@@ -104,18 +119,29 @@ def encode(
             "height": result.height,
             "bytes": len(result.data),
             "bpp": round(result.bits_per_pixel, 4),
-            "quality": quality,
+            "quality": round(result.quality, 1),
             "steps": steps,
             "prior": result.prior,
             "seconds": round(seconds, 3),
         }
-        cost = f"{len(result.data)} bytes, {result.bits_per_pixel:.3f} bits per pixel"
+        found = f", quality {result.quality:.1f}" if target else ""
+        cost = f"{len(result.data)} bytes, {result.bits_per_pixel:.3f} bits per pixel{found}"
         text = f"{job.target}: {cost}, {result.width}x{result.height}, {seconds:.1f} s"
         detail = f"{job.source}: prior {loaded.name} {loaded.id.hex()}, {steps} steps, groups of {result.groups} bytes"
         return Result(facts, text, detail)
 
     report = Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM)
     do_all(batch, work, report, "encoding", share_threads(jobs))
+
+
+def size_of(text: str) -> int:
+    """The number of bytes in "40kB", "1.5 MB", "64KiB" or "40000"."""
+    stated = re.fullmatch(r"(\d+\.?\d*) ?(|k|K|M|G)(i?)B?", text)
+    if not stated:
+        raise OptionError(f"--target-size is a size, for example 40kB, not {text!r}")
+    power = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}[stated[2]]
+    unit: int = (1024 if stated[3] else 1000) ** power
+    return round(float(stated[1]) * unit)
 
 
 def share_threads(jobs: int) -> Callable[[], None]:

@@ -41,7 +41,7 @@ class SinrImageFile(ImageFile.ImageFile):
 
     _data: bytes
     _file: SinrFile
-    _options = DecodeOptions()
+    _halvings = 0
 
     def _open(self) -> None:
         assert self.fp is not None
@@ -66,15 +66,17 @@ class SinrImageFile(ImageFile.ImageFile):
         factor = min(self._file.width // max(1, size[0]), self._file.height // max(1, size[1]))
         halvings = max(0, factor.bit_length() - 1)
         self._size = (-(-self._file.width >> halvings), -(-self._file.height >> halvings))
-        levels = max(1, len(self._file.groups) - halvings + UNSEEN) if halvings > UNSEEN else None
-        self._options = DecodeOptions(size=self._size, levels=levels)
+        self._halvings = halvings
         return self.mode, (0, 0, *self.size)
 
     def load(self) -> PixelAccess | None:
         """Decode the pixels. PriorError if the file's prior is missing."""
         if self.tile:
             # Not by way of `tile`: Pillow would map the file into memory where it takes it for raw samples.
-            picture = codec.decode(self._data, self._options)
+            prior = codec.prior_of(self._file)
+            levels = len(prior.architecture.channels) - max(0, self._halvings - UNSEEN)
+            options = DecodeOptions(size=self.size, levels=max(1, levels) if self._halvings > UNSEEN else None)
+            picture = codec.decode(self._data, options, prior=prior)
             samples = picture.to_array()
             if picture.bit_depth == 16 and self.mode != "I;16":
                 samples = np.rint(samples / 257).astype(np.uint8)
