@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
-from inrcodec.errors import OptionError, PriorError, SinrError
+from inrcodec.errors import LimitError, OptionError, PriorError, SinrError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
@@ -134,7 +134,10 @@ def read_parameters(file: SinrFile, prior: Prior) -> Parameters:
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
-        fields = _rate_model(prior).decode(file.groups, shapes, file.quality_index)
+        try:
+            fields = _rate_model(prior).decode(file.groups, shapes, file.quality_index)
+        except MemoryError:
+            raise LimitError(f"{file.width} x {file.height} pixels need more memory than there is") from None
     else:
         for layer, group in enumerate(file.groups):
             mask = prior.mask(layer)

@@ -128,11 +128,19 @@ class RateModel:
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], channels: Sequence[int]) -> None:
         try:
-            self.levels = [_read_level(tensors, level, len(channels), c) for level, c in enumerate(channels)]
+            self.levels: list[_Level] = []
+            for level in reversed(range(len(channels))):
+                coarser = self.levels[0] if self.levels else None
+                self.levels.insert(0, _read_level(tensors, level, channels[level], coarser))
             table = tensors["rate.table"]
         except KeyError as error:
             raise PriorError(f"the prior has no tensor {error}") from None
-        if table.shape != (SCALES * FRACTIONS, ESCAPE + 1) or table.min() < 1 or np.any(table.sum(1) != TABLE_SUM):
+        if (
+            table.shape != (SCALES * FRACTIONS, ESCAPE + 1)
+            or table.dtype != np.int32
+            or not 1 <= table.min() <= table.max() <= TABLE_SUM  # so that the sums do not overflow
+            or np.any(table.sum(1) != TABLE_SUM)
+        ):
             raise PriorError(
                 f"rate.table should be ({SCALES * FRACTIONS}, {ESCAPE + 1}) with rows that sum to {TABLE_SUM}"
             )
@@ -320,26 +328,28 @@ def _unfold_phases(phases: Exact) -> Exact:
     return split.transpose(0, 3, 1, 4, 2).reshape(2 * rows, 2 * columns, count // 4)
 
 
-def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, levels: int, channels: int) -> _Level:
-    """The integer weights of a level, checked against each other."""
+def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, channels: int, coarser: _Level | None) -> _Level:
+    """The integer weights of a level, checked against each other and against the next coarser level."""
 
     def matrix(name: str, rows: int | None, columns: int | None) -> Exact:
         tensor = tensors[f"rate.{level}.{name}"]
         if (
             tensor.ndim != 2
             or tensor.dtype != np.int32
+            or tensor.size == 0
             or (rows or len(tensor), columns or tensor.shape[1]) != tensor.shape
         ):
             raise PriorError(
                 f"rate.{level}.{name} should be int32 ({rows}, {columns}), found {tensor.dtype} {tensor.shape}"
             )
-        if tensor.size and np.abs(tensor.astype(np.int64)).max() >= 1 << 18 or max(tensor.shape) > 1024:
+        if not -(1 << 18) < tensor.min() <= tensor.max() < 1 << 18 or max(tensor.shape) > 1024:
             raise PriorError(f"rate.{level}.{name} has too large weights or sides for exact sums")
         return tensor.T.astype(np.float64)
 
     def bias(name: str, *shape: int) -> NDArray[np.int64]:
         tensor = tensors[f"rate.{level}.{name}"]
-        if tensor.shape != shape or tensor.dtype != np.int64 or tensor.size and np.abs(tensor).max() >= 1 << 40:
+        fits = tensor.shape == shape and tensor.dtype == np.int64
+        if not fits or not -(1 << 40) < tensor.min() <= tensor.max() < 1 << 40:
             raise PriorError(
                 f"rate.{level}.{name} should be int64 {shape} within 2**40, found {tensor.dtype} {tensor.shape}"
             )
@@ -350,14 +360,13 @@ def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, levels: int, ch
     mid = matrix("mid", None, hidden)
     middle = mid.shape[1]
     above = trunk = trunk_above = None
-    if level < levels - 1:
-        features = tensors[f"rate.{level + 1}.trunk"].shape[0]
+    features = coarser.trunk[0].shape[1] if coarser and coarser.trunk else 0
+    if features:
         above = matrix("above", 4 * hidden, features), bias("above_bias", 4 * hidden).astype(np.float64)
     if level > 0:
         kernel = matrix("trunk", None, len(AROUND) * channels)
         trunk = kernel, bias("trunk_bias", kernel.shape[1]).astype(np.float64)
-        if level < levels - 1:
-            features = tensors[f"rate.{level + 1}.trunk"].shape[0]
+        if features:
             trunk_above = (
                 matrix("trunk_above", 4 * kernel.shape[1], features),
                 bias("trunk_above_bias", 4 * kernel.shape[1]).astype(np.float64),
