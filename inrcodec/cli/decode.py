@@ -37,11 +37,15 @@ def decode(
     region: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels.")] = None,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="Refuse a FILE with more: lower it for files of strangers.")
+    ] = 2**28,
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Decode a .sinr file to a picture, at any scale."""
     from inrcodec import codec
+    from inrcodec.bitstream import Limits
     from inrcodec.image import check_output, write_picture
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
@@ -54,7 +58,9 @@ def decode(
     data = read_file(file)
     began = time.perf_counter()
     with naming(file):
-        picture = codec.decode(data, options, prior=find_prior(prior) if prior else None, device=device)
+        picture = codec.decode(
+            data, options, prior=find_prior(prior) if prior else None, device=device, limits=Limits(max_pixels)
+        )
     write_picture(picture, target, overwrite=force)
     seconds = time.perf_counter() - began
     height, width, _ = picture.pixels.shape
