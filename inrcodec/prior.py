@@ -51,6 +51,7 @@ ID_SIZE = 8  # bytes of the SHA-256 that name a prior
 FORMAT = 1
 DEFAULT_PRIOR = "photo"
 MAX_SIZE = MAX_CONTENT  # bytes of a prior file: what a self-contained file can carry
+MAX_OMEGAS = 16  # sine layers
 MAX_CHANNELS = 16  # per level
 MAX_LEVELS = 12
 MAX_HEADER = 1 << 20  # bytes of the safetensors header, which is JSON: it takes fifty times as much once parsed
@@ -68,8 +69,8 @@ class Architecture:
     channels: tuple[int, ...] = ()  # of the field at stride 2**level, level 0 first
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.omegas) <= 16 or not all(0 < omega < 1e4 for omega in self.omegas):
-            raise PriorError(f"a prior has 1..16 sine layers with factors in (0, 10000), not {self.omegas}")
+        if not 1 <= len(self.omegas) <= MAX_OMEGAS or not all(0 < omega < 1e4 for omega in self.omegas):
+            raise PriorError(f"a prior has 1..{MAX_OMEGAS} sine layers with factors in (0, 10000), not {self.omegas}")
         if len(self.channels) > MAX_LEVELS or not all(1 <= c <= MAX_CHANNELS for c in self.channels):
             raise PriorError(
                 f"a prior has at most {MAX_LEVELS} levels of 1..{MAX_CHANNELS} channels, not {self.channels}"
