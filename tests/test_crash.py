@@ -115,6 +115,14 @@ print(killed)
 """
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell starts jobs in the background deaf to SIGINT, and so would be what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run(script: str, *words: object) -> list[Any]:
     """What a script prints, line by line, read as JSON."""
     command = [sys.executable, "-c", script, *map(str, words)]
