@@ -21,7 +21,7 @@ from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alph
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
-from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
+from inrcodec.errors import LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.metrics import psnr
@@ -252,8 +252,11 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
-        fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index)
         network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[0], prior.tensors))
+        try:
+            fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index)
+        except MemoryError:
+            raise LimitError(f"{file.width} x {file.height} pixels need more memory than there is") from None
     else:
         for layer, group in enumerate(file.groups):
             mask = prior.mask(layer)

@@ -3,30 +3,49 @@
 No float result decides a probability. Network weights and activations are integers, held
 in float64 only because matrix products are fast there: every sum stays below 2**53, so it
 is exact whatever the order of summation. The last layer's integers index a table of
-integer probabilities that is fixed in the prior, and `constriction`'s range coder receives
-them as multiples of 2**-20, which its float32 holds exactly. The streams are 32-bit words,
-little-endian, without their trailing zero bytes.
+integer probabilities that is fixed in the prior. `x >> n` below rounds down.
+
+Range coder (constriction's, with its default word, state and precision)
+    A stream is 32-bit words, little-endian, without its trailing zero bytes; zeros are read past its end. The
+    decoder holds `range`, 2**64 - 1 at first, and `offset`, the first two words, the first one above the
+    second. A symbol has the share from bound L to bound R of 2**24; with unit = range >> 24 it is the one with
+    L <= offset // unit < R, and the stream is invalid if that is 2**24 or more. Then offset -= unit * L and
+    range = unit * (R - L), and if range < 2**32, range <<= 32 and offset = offset << 32 | the next word.
+
+    A table of N counts, which sum to 2**20: symbol i has L = int(p) + i, where p is c * (2**24 - N) / 2**20 rounded to
+    a float32, and c the sum of the counts before i.
+    Uniform, below N: symbol i has L = i * (2**24 // N). The last symbol ends at 2**24 in both.
 
 Fields (rate model)
-    A level's values are coded after all coarser levels. Its rows are cut into stripes of 64
+    A level's values are one stream, after those of all coarser levels. Its rows are cut into stripes of 64
     that do not see each other; the cells of 8 stripes are visited in wavefronts x + 2 y = 0, 1, ...
     (y within the stripe), by stripe and row within a wavefront, all channels of a cell
-    together. With a(c) an activation in units of 2**-8 and z the values already known:
+    together. With a(c) an activation in units of 2**-8, z the values already known, zero outside, channel by
+    channel, and n = 255 - 2 * quality index:
 
+        above   = clip(coarse(ABOVE) + ((b0 + b1 n + b2 n**2) >> 24), -2**16, 2**16)
         hidden  = clip((CAUSAL z >> 4) + above, 0, 2**16)             11 causal cells
         middle  = clip((MID hidden + bias) >> 12, 0, 2**16)
         mean    = (HEAD middle + bias + 2**15) >> 16                  in 1/16 of a step, within +-32767 steps
-        scale   = clip((HEAD middle + bias + 2**19) >> 20, 0, 63)     row of the table
-        trunk   = clip((3x3 z >> 4) + above', 0, 2**16)               what the next finer level sees
+        scale   = clip((HEAD middle + bias + 2**19) >> 20, 0, 63)     row of the table; HEAD has all means first
+        trunk   = clip((TRUNK z >> 4) + bias + coarse(TRUNK_ABOVE), 0, 2**16)   3x3 cells; seen by the next finer level
 
-    `above` is the coarser level's trunk through 4 phases (one per position in the 2x2 cells below
-    it), plus a bias that is a quadratic in the quality index. With k the prior's shift for the scale
-    and d = z - round(mean), a value is the symbol (d >> k) + 15 in 0..30, or 31 for an escape. At the
-    wavefront's end follow the k low bits of every d, then the escapes: sign and Elias gamma of d >> k.
+    coarse(W) for unit i of cell (y, x) is (W t + bias) >> 12 with row 4 i + 2 (y mod 2) + x mod 2 of W and of the
+    bias, and t the coarser level's trunk at (y // 2, x // 2); it is 0 at the coarsest level. The tensors of level L
+    are `rate.L.causal`, `rate.L.bias` (b0, b1, b2) and so on.
+
+    The centre is (mean + 8) >> 4 and the table's row 16 scale + mean - 16 centre + 8. With k the prior's shift for
+    the scale and d = z - centre, a value is the symbol (d >> k) + 15 in 0..30, or 31 for an escape. At the
+    wavefront's end follow the k low bits of every d with k > 0, uniform, and then each escape: the sign of d >> k,
+    uniform below 2, 1 if negative; with e = |d >> k| - 15, how many bits of e follow its highest, of a table that
+    halves from 2**19 to 2**4 and ends in another 2**4; and these bits, uniform.
 
 Deltas (static model)
-    A layer's changes, in row-major order: two bytes that pick the static tables, a bitmap of which are
-    not zero (the significance bitmap), their magnitudes and their signs.
+    A layer's changes, in row-major order: two bytes s and m that pick the static tables (0 if they are missing), and
+    a stream of a bitmap of which are not zero (the significance bitmap), their magnitudes, their signs (uniform
+    below 2, 1 if negative) and, uniform below 32767, what each magnitude of 255 or more has above 255.
+    Of the bitmap, 1 has the count (2 s + 1) 2**13 and 0 the rest. Magnitudes 1..255 are a table: with v what is left
+    of 2**20, magnitude j has max(1, v (63 - 2 m) // 64), but leaves at least 255 - j; 255 has what is left.
 
 Sources: context modelling as in Cool-Chic (Ladune et al., ICCV 2023) and C3 (Kim et al., CVPR
 2024); integer networks as in Balle et al., "Integer networks for data compression", ICLR 2019.
@@ -128,11 +147,19 @@ class RateModel:
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], channels: Sequence[int]) -> None:
         try:
-            self.levels = [_read_level(tensors, level, len(channels), c) for level, c in enumerate(channels)]
+            self.levels: list[_Level] = []
+            for level in reversed(range(len(channels))):
+                coarser = self.levels[0] if self.levels else None
+                self.levels.insert(0, _read_level(tensors, level, channels[level], coarser))
             table = tensors["rate.table"]
         except KeyError as error:
             raise PriorError(f"the prior has no tensor {error}") from None
-        if table.shape != (SCALES * FRACTIONS, ESCAPE + 1) or table.min() < 1 or np.any(table.sum(1) != TABLE_SUM):
+        if (
+            table.shape != (SCALES * FRACTIONS, ESCAPE + 1)
+            or table.dtype != np.int32
+            or not 1 <= table.min() <= table.max() <= TABLE_SUM  # so that the sums do not overflow
+            or np.any(table.sum(1) != TABLE_SUM)
+        ):
             raise PriorError(
                 f"rate.table should be ({SCALES * FRACTIONS}, {ESCAPE + 1}) with rows that sum to {TABLE_SUM}"
             )
@@ -320,26 +347,28 @@ def _unfold_phases(phases: Exact) -> Exact:
     return split.transpose(0, 3, 1, 4, 2).reshape(2 * rows, 2 * columns, count // 4)
 
 
-def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, levels: int, channels: int) -> _Level:
-    """The integer weights of a level, checked against each other."""
+def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, channels: int, coarser: _Level | None) -> _Level:
+    """The integer weights of a level, checked against each other and against the next coarser level."""
 
     def matrix(name: str, rows: int | None, columns: int | None) -> Exact:
         tensor = tensors[f"rate.{level}.{name}"]
         if (
             tensor.ndim != 2
             or tensor.dtype != np.int32
+            or tensor.size == 0
             or (rows or len(tensor), columns or tensor.shape[1]) != tensor.shape
         ):
             raise PriorError(
                 f"rate.{level}.{name} should be int32 ({rows}, {columns}), found {tensor.dtype} {tensor.shape}"
             )
-        if tensor.size and np.abs(tensor.astype(np.int64)).max() >= 1 << 18 or max(tensor.shape) > 1024:
+        if not -(1 << 18) < tensor.min() <= tensor.max() < 1 << 18 or max(tensor.shape) > 1024:
             raise PriorError(f"rate.{level}.{name} has too large weights or sides for exact sums")
         return tensor.T.astype(np.float64)
 
     def bias(name: str, *shape: int) -> NDArray[np.int64]:
         tensor = tensors[f"rate.{level}.{name}"]
-        if tensor.shape != shape or tensor.dtype != np.int64 or tensor.size and np.abs(tensor).max() >= 1 << 40:
+        fits = tensor.shape == shape and tensor.dtype == np.int64
+        if not fits or not -(1 << 40) < tensor.min() <= tensor.max() < 1 << 40:
             raise PriorError(
                 f"rate.{level}.{name} should be int64 {shape} within 2**40, found {tensor.dtype} {tensor.shape}"
             )
@@ -350,14 +379,13 @@ def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, levels: int, ch
     mid = matrix("mid", None, hidden)
     middle = mid.shape[1]
     above = trunk = trunk_above = None
-    if level < levels - 1:
-        features = tensors[f"rate.{level + 1}.trunk"].shape[0]
+    features = coarser.trunk[0].shape[1] if coarser and coarser.trunk else 0
+    if features:
         above = matrix("above", 4 * hidden, features), bias("above_bias", 4 * hidden).astype(np.float64)
     if level > 0:
         kernel = matrix("trunk", None, len(AROUND) * channels)
         trunk = kernel, bias("trunk_bias", kernel.shape[1]).astype(np.float64)
-        if level < levels - 1:
-            features = tensors[f"rate.{level + 1}.trunk"].shape[0]
+        if features:
             trunk_above = (
                 matrix("trunk_above", 4 * kernel.shape[1], features),
                 bias("trunk_above_bias", 4 * kernel.shape[1]).astype(np.float64),

@@ -225,6 +225,8 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(f"{path}: exists already, and overwriting was not asked for")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: expected a folder {path.parent}, found none")
+    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise OutputError(f"{path}: cannot write into the folder {path.parent}")
 
 
 def write_atomically(path: Path, data: bytes, *, overwrite: bool = False) -> None:

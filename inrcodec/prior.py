@@ -15,6 +15,16 @@ Tensors that this module knows (others belong to the modules that use them):
 
     siren.I.weight  float32 (out, in)   siren.I.bias  float32 (out,)
     siren.I.mask    uint8 (out, in)     1 = the weight survived pruning; optional, absent = all did
+    field.gain      float32 (channels,) logarithm of a step's size, all levels in a row, and
+    field.slope     float32 (channels,) what conditioning adds to it
+    field.kernel    float32 (levels, 2) (B, C) of the interpolation, see `lattice`
+    skip.weight     float32 (3, channels)
+    filter.in       float32 (features, 3 + planes, 3, 3), filter.in_bias (features, 3), filter.out (3, features, 3, 3),
+                    filter.out_bias (3,): the filter of `render`; the bias in powers of q. It sees the first `planes`
+                    channels. detail.*: likewise, with 9 for 3 in the output
+
+A layer has at most 1024 units and no number is beyond 10**6 (16 in field.*, so that exp is harmless):
+whatever a file holds, decoding stays finite, and a sample costs a bounded number of operations.
 
 Nothing is unpickled. A prior's identity is the first 8 bytes of its file's SHA-256,
 which is why a changed bit is always found: the file that names it no longer opens.
@@ -44,8 +54,13 @@ ID_SIZE = 8  # bytes of the SHA-256 that name a prior
 FORMAT = 1
 DEFAULT_PRIOR = "photo"
 MAX_SIZE = MAX_CONTENT  # bytes of a prior file: what a self-contained file can carry
+MAX_OMEGAS = 16  # sine layers
 MAX_CHANNELS = 16  # per level
 MAX_LEVELS = 12
+MAX_HEADER = 1 << 20  # bytes of the safetensors header, which is JSON: it takes fifty times as much once parsed
+MAX_WIDTH = 1024  # units per layer
+MAX_WEIGHT = 1e6
+MAX_FIELD_WEIGHT = 16.0  # of gains, slopes and kernels
 
 
 @dataclass(frozen=True)
@@ -57,8 +72,8 @@ class Architecture:
     channels: tuple[int, ...] = ()  # of the field at stride 2**level, level 0 first
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.omegas) <= 16 or not all(0 < omega < 1e4 for omega in self.omegas):
-            raise PriorError(f"a prior has 1..16 sine layers with factors in (0, 10000), not {self.omegas}")
+        if not 1 <= len(self.omegas) <= MAX_OMEGAS or not all(0 < omega < 1e4 for omega in self.omegas):
+            raise PriorError(f"a prior has 1..{MAX_OMEGAS} sine layers with factors in (0, 10000), not {self.omegas}")
         if len(self.channels) > MAX_LEVELS or not all(1 <= c <= MAX_CHANNELS for c in self.channels):
             raise PriorError(
                 f"a prior has at most {MAX_LEVELS} levels of 1..{MAX_CHANNELS} channels, not {self.channels}"
@@ -134,6 +149,8 @@ def parse_prior(data: bytes, source: str) -> Prior:
         raise PriorError(f"{source}: a prior has at most {MAX_SIZE} bytes, found {len(data)}")
     try:
         size = int.from_bytes(data[:8], "little")
+        if size > MAX_HEADER:
+            raise PriorError(f"{source}: a prior's header has at most {MAX_HEADER} bytes, found {size}")
         header = json.loads(data[8 : 8 + size]) if size <= len(data) - 8 else None
         tensors = load(data)
         meta = json.loads(header["__metadata__"]["inrcodec"])  # type: ignore[index]
@@ -147,7 +164,7 @@ def parse_prior(data: bytes, source: str) -> Prior:
         name, notes = str(meta["name"]), dict(meta["notes"])
     except PriorError:
         raise
-    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise PriorError(f"{source}: not an inrcodec prior ({type(error).__name__}: {error})") from None
     _check_network(architecture, tensors, source)
     for tensor in tensors.values():
@@ -156,7 +173,11 @@ def parse_prior(data: bytes, source: str) -> Prior:
 
 
 def _check_network(architecture: Architecture, tensors: Mapping[str, NDArray[Any]], source: str) -> None:
-    """Raise PriorError unless the layers chain from the inputs to RGB and every number is finite."""
+    """Raise PriorError unless the layers chain from the inputs to RGB and every number is within its bound."""
+    for key, tensor in tensors.items():
+        bound = MAX_FIELD_WEIGHT if key.startswith("field.") else MAX_WEIGHT
+        if tensor.dtype.kind == "f" and not (np.abs(tensor) <= bound).all():
+            raise PriorError(f"{source}: {key} holds values that are not finite or beyond +-{bound:g}")
     width = architecture.in_features
     for layer in range(len(architecture.omegas) + 1):
         weight, bias = (tensors.get(f"siren.{layer}.{part}") for part in ("weight", "bias"))
@@ -165,6 +186,8 @@ def _check_network(architecture: Architecture, tensors: Mapping[str, NDArray[Any
             raise PriorError(f"{source}: siren.{layer} needs a float32 weight and bias")
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             raise PriorError(f"{source}: siren.{layer} should take {width} inputs, found weight {weight.shape}")
+        if not 1 <= weight.shape[0] <= MAX_WIDTH:
+            raise PriorError(f"{source}: siren.{layer} should have 1..{MAX_WIDTH} units, found {weight.shape[0]}")
         if mask is not None and (mask.dtype != np.uint8 or mask.shape != weight.shape or mask.max(initial=0) > 1):
             raise PriorError(f"{source}: siren.{layer}.mask should be 0 or 1 for each weight")
         if mask is not None and np.any(weight[mask == 0]):
@@ -172,9 +195,35 @@ def _check_network(architecture: Architecture, tensors: Mapping[str, NDArray[Any
         width = weight.shape[0]
     if width != 3:
         raise PriorError(f"{source}: the network should give 3 values per sample, found {width}")
-    for key, tensor in tensors.items():
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-            raise PriorError(f"{source}: {key} holds values that are not finite")
+    for key, shape in _field_shapes(architecture.channels, tensors, source).items():
+        found = tensors.get(key)
+        if found is None or found.dtype != np.float32 or found.shape != shape:
+            raise PriorError(f"{source}: a prior with fields needs {key}, float32 {shape}")
+
+
+def _field_shapes(
+    channels: tuple[int, ...], tensors: Mapping[str, NDArray[Any]], source: str
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that only a prior with fields has, and that decoding needs besides its rate model's."""
+    if not channels:
+        return {}
+    total = sum(channels)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, out in (("filter", 3), ("detail", 9)):
+        kernel = tensors.get(f"{name}.in")
+        if kernel is None or kernel.ndim != 4 or not 1 <= len(kernel) <= MAX_WIDTH:
+            raise PriorError(f"{source}: a prior with fields needs {name}.in with 1..{MAX_WIDTH} features")
+        features, seen = len(kernel), tensors["filter.in"].shape[1]
+        if not 3 <= seen <= 3 + total:
+            raise PriorError(f"{source}: the filters should see 3 values and 0..{total} planes, found {seen}")
+        shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
+        shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
+    return shapes | {
+        "field.gain": (total,),
+        "field.slope": (total,),
+        "field.kernel": (len(channels), 2),
+        "skip.weight": (3, total),
+    }
 
 
 def read_prior(path: Path) -> Prior:

@@ -37,25 +37,32 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     return weights | init_rate(CHANNELS, 8, 5, 4, generator) | init_analysis(CHANNELS, 6, generator)
 
 
-@pytest.fixture(scope="session")
-def field_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+def make_field_prior(folder: Path) -> Prior:
     """A prior with fields at strides 1, 2 and 4."""
     weights = field_weights()
     tensors = {k: v.numpy() for k, v in weights.items() if not k.startswith("rate.")} | to_integers(weights)
     architecture = Architecture(OMEGAS, coordinates=False, channels=CHANNELS)
-    return save_prior(tmp_path_factory.mktemp("prior") / "fields.safetensors", "fields", architecture, tensors)
+    return save_prior(folder / "fields.safetensors", "fields", architecture, tensors)
 
 
-@pytest.fixture(scope="session")
-def network_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+def make_network_prior(folder: Path) -> Prior:
     """A sparse prior of coordinates alone, half of whose hidden weights are pruned."""
     generator = torch.Generator().manual_seed(1)
     tensors = {k: v.numpy() for k, v in init_siren(2, (12, 12), 3, (20.0, 20.0), generator).items()}
     mask = (torch.rand(12, 12, generator=generator) < 0.5).numpy()
     tensors["siren.1.weight"] = tensors["siren.1.weight"] * mask
     tensors["siren.1.mask"] = mask.astype(np.uint8)
-    path = tmp_path_factory.mktemp("prior") / "network.safetensors"
-    return save_prior(path, "network", Architecture((20.0, 20.0)), tensors)
+    return save_prior(folder / "network.safetensors", "network", Architecture((20.0, 20.0)), tensors)
+
+
+@pytest.fixture(scope="session")
+def field_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return make_field_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture(scope="session")
+def network_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return make_network_prior(tmp_path_factory.mktemp("prior"))
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def test_nothing_is_overwritten_without_force(folder: Path) -> None:
         (["decode", "ok.sinr", "--region", "1,2,3"], 2, "x,y,w,h"),
         (["decode", "ok.sinr", "--region", "30,0,20,5", "--prior", "fields.safetensors"], 2, "inside"),
         (["decode", "ok.sinr", "--scale", "2", "--size", "4x4"], 2, "not both"),
+        (["decode", "ok.sinr", "--max-pixels", "813"], 4, "at most 813 pixels"),
         (["decode", "ok.sinr", "-o", "x.gif", "--prior", "fields.safetensors"], 6, "gif"),
         (["info", "text.png"], 4, "text.png"),
         (["train-prior", "nowhere"], 3, "nowhere"),

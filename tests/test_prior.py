@@ -71,6 +71,10 @@ def test_tensors_that_do_not_fit_are_refused(network_prior: Prior) -> None:
     nan[0] = np.nan
     cases = {
         "finite": {"siren.0.bias": nan},
+        "units": {
+            "siren.0.weight": np.zeros((1025, 2), np.float32),
+            "siren.0.bias": np.zeros(1025, np.float32),
+        },
         "inputs": {"siren.1.weight": np.zeros((12, 5), np.float32)},
         "float32": {"siren.0.weight": t["siren.0.weight"].astype(np.float64)},
         "0 or 1": {"siren.1.mask": t["siren.1.mask"] + np.uint8(2)},

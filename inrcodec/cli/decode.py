@@ -80,6 +80,9 @@ def decode(
     ] = False,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="Refuse a FILE with more: lower it for files of strangers.")
+    ] = 2**28,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -87,6 +90,7 @@ def decode(
 ) -> None:
     """Decode .sinr files to pictures, at any scale."""
     from inrcodec import codec
+    from inrcodec.bitstream import Limits
     from inrcodec.image import format_picture
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
@@ -101,7 +105,7 @@ def decode(
         data = read_input(job.source)
         began = time.perf_counter()
         with naming(job.source):
-            picture = codec.decode(data, options, prior=loaded, device=device)
+            picture = codec.decode(data, options, prior=loaded, device=device, limits=Limits(max_pixels))
         named = Path(f"stdout.{file_format}") if job.target == STREAM else job.target
         write_output(job.target, format_picture(picture, named, convert=convert), overwrite=force)
         seconds = round(time.perf_counter() - began, 3)

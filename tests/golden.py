@@ -1,0 +1,137 @@
+"""Golden files: every later reader must read those in `tests/data/v1` as on the day they were made.
+
+`python tests/golden.py` makes those that are listed below and are not there yet; none is ever made again, since what
+an encoder writes may change. `index.json` says what is in each: the SHA-256 of the file and of its quantized numbers,
+which are the same everywhere, and the file that carries its prior. Beside NAME.sinr lies NAME.png, the picture.
+The priors are tiny ones of random weights, so that a new bundled prior changes nothing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inrcodec.bitstream import Colour, SinrFile, pack, unpack
+from inrcodec.codec import decode, encode
+from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
+from inrcodec.image import Picture, write_picture
+from inrcodec.lattice import field_shapes
+from inrcodec.options import EncodeOptions
+from inrcodec.prior import Prior, parse_prior
+
+FOLDER = Path(__file__).parent / "data" / "v1"
+INDEX = FOLDER / "index.json"
+CARRIERS = {"fields": "fields.sinr", "network": "network.sinr"}  # self-contained files, by the kind of their prior
+SIZES = ((1, 1), (1, 13), (9, 1), (6, 8), (67, 5), (130, 3))  # height, width
+QUALITIES = (1, 20, 40, 60, 80, 100)
+
+
+def scene(height: int = 22, width: int = 37) -> NDArray[np.uint8]:
+    """A smooth coloured picture with an edge."""
+    y, x = np.mgrid[0:height, 0:width]
+    red = 128 + 90 * np.sin(x / 6) * np.cos(y / 5)
+    green = np.where(x + y > 30, 200, 60)
+    return np.stack([red, green, 255 * x / 37], -1).clip(0, 255).astype(np.uint8)
+
+
+def carried_prior(kind: str) -> Prior:
+    """The prior of a kind, from the golden file that carries it."""
+    prior = unpack((FOLDER / CARRIERS[kind]).read_bytes()).prior
+    assert prior is not None
+    return parse_prior(prior, kind)
+
+
+def digest(file: SinrFile, prior: Prior) -> str:
+    """SHA-256 of the quantized fields or deltas of a file as int32, little-endian, in the order of its groups."""
+    if prior.architecture.channels:
+        shapes = field_shapes(file.height, file.width, prior.architecture.channels)
+        numbers = RateModel(prior.tensors, prior.architecture.channels).decode(
+            file.groups[1:], shapes, file.quality_index
+        )
+        parts = list(reversed(numbers))
+    else:
+        masks = [prior.mask(layer) for layer in range(prior.layers)]
+        counts = [int(mask.sum()) + len(mask) for mask in masks]
+        parts = [decode_deltas(group, count) for group, count in zip(file.groups, counts, strict=True)]
+    return hashlib.sha256(b"".join(part.astype("<i4").tobytes() for part in parts)).hexdigest()
+
+
+def numbers_of(prior: Prior, draw: Callable[[int], NDArray[np.int32]]) -> tuple[bytes, ...]:
+    """Groups of a 22 x 37 picture whose numbers are drawn."""
+    channels = prior.architecture.channels
+    if channels:
+        shapes = field_shapes(22, 37, channels)
+        fields = [draw(int(np.prod(shape))).reshape(shape) for shape in shapes]
+        return (b"", *RateModel(prior.tensors, channels).encode(fields, 100))
+    return tuple(encode_deltas(draw(int(mask.sum()) + len(mask))) for mask in map(prior.mask, range(prior.layers)))
+
+
+def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
+    """How the golden files of a kind of prior are made, by name."""
+    rng = np.random.default_rng(0)
+    groups = 1 + len(prior.architecture.channels) if prior.architecture.channels else prior.layers
+
+    def fitted(picture: Picture, quality: float = 60, *, self_contained: bool = False) -> Callable[[], bytes]:
+        options = EncodeOptions(quality, steps=3)
+        return lambda: encode(picture, options, prior=prior, self_contained=self_contained).data
+
+    def built(groups: tuple[bytes, ...]) -> Callable[[], bytes]:
+        return lambda: pack(SinrFile(37, 22, Colour.RGB, 8, 100, prior.id, groups))
+
+    grey = Picture(np.repeat(scene()[..., :1], 3, axis=2), grey=True)
+    metadata = {"icc": b"a profile", "exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0", "xmp": b"<x:xmpmeta/>"}
+    found = {
+        "grey": fitted(grey),
+        "grey-self-contained": fitted(grey, self_contained=True),
+        "metadata": fitted(Picture(scene(), metadata=metadata)),
+        "black": fitted(Picture(np.zeros_like(scene()))),
+        "white": fitted(Picture(np.full_like(scene(), 255))),
+        "noise": fitted(Picture(rng.integers(0, 256, (22, 37, 3), dtype=np.uint8))),
+        "empty-groups": built((b"",) * groups),
+        "small-numbers": built(numbers_of(prior, lambda n: rng.integers(-2, 3, n, dtype=np.int32))),
+        "large-numbers": built(numbers_of(prior, lambda n: rng.integers(-32767, 32768, n, dtype=np.int32))),
+    }
+    found |= {f"{height}x{width}": fitted(Picture(scene(height, width))) for height, width in SIZES}
+    found |= {f"q{quality}": fitted(Picture(scene()), quality) for quality in QUALITIES}
+    return {f"{kind}-{name}.sinr": make for name, make in found.items()}
+
+
+def record(name: str, kind: str, data: bytes, prior: Prior) -> dict[str, str]:
+    """Write a golden file and its picture; return its line of the index."""
+    (FOLDER / name).write_bytes(data)
+    picture = decode(data, prior=prior)
+    write_picture(replace(picture, metadata={}), (FOLDER / name).with_suffix(".png"))
+    file = unpack(data)
+    numbers = digest(file, prior)
+    return {"sha256": hashlib.sha256(data).hexdigest(), "numbers": numbers, "prior": CARRIERS[kind]}
+
+
+def main() -> None:
+    """Make what is missing."""
+    from conftest import make_field_prior, make_network_prior
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
+    for kind, make_prior in (("fields", make_field_prior), ("network", make_network_prior)):
+        carrier = CARRIERS[kind]
+        if carrier not in index:
+            with TemporaryDirectory() as folder:
+                prior = make_prior(Path(folder))
+            data = encode(Picture(scene()), EncodeOptions(steps=3), prior=prior, self_contained=True).data
+            index[carrier] = record(carrier, kind, data, prior)
+        prior = carried_prior(kind)
+        for name, make in recipes(kind, prior).items():
+            if name not in index:
+                index[name] = record(name, kind, make(), prior)
+    INDEX.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

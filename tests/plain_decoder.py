@@ -1,0 +1,250 @@
+"""A second decoder of `.sinr` files up to the quantized numbers, in plain Python: written from the specifications in
+the docstrings of `bitstream`, `prior` and `entropy` alone, slow, and without NumPy, constriction or the package.
+
+It trusts its input: only what a valid file holds is right here.
+"""
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import zstandard
+
+Rows = list[list[int]]
+Field = list[Rows]  # channel, row, column
+
+CAUSAL = [(-2, x) for x in (-2, -1, 0, 1, 2)] + [(-1, x) for x in (-2, -1, 0, 1)] + [(0, -2), (0, -1)]
+AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+
+
+@dataclass
+class Container:
+    width: int
+    height: int
+    quality_index: int
+    prior_id: bytes
+    groups: list[bytes]
+    chunks: dict[int, bytes]  # content of all chunks, as zstd frames are decompressed
+
+
+def read_container(data: bytes) -> Container:
+    """The fields of a file, in the order of its specification."""
+    assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
+    at = 0
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        at += size
+        assert at <= len(data) - 4
+        return data[at - size : at]
+
+    def varint() -> int:
+        value = shift = 0
+        while True:
+            byte = take(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    assert take(5) == b"SINR\x01"
+    flags, _colour, _depth, quality_index = take(4)
+    width, height = varint(), varint()
+    prior_id = take(8)
+    lengths = [varint() for _ in range(take(1)[0])]
+    groups = [take(length) for length in lengths]
+    chunks = {}
+    while tag := take(1)[0]:
+        chunks[tag] = zstandard.decompress(take(varint()))
+    assert at == len(data) - 4 and bool(flags & 1) == (1 in chunks)
+    return Container(width, height, quality_index, prior_id, groups, chunks)
+
+
+def read_tensors(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The metadata of a prior's file, and its tensors as nested lists of numbers."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    codes = {"U8": "B", "I32": "i", "I64": "q", "F32": "f"}
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, stop = (8 + size + offset for offset in entry["data_offsets"])
+            values: list[Any] = [
+                number for (number,) in struct.iter_unpack("<" + codes[entry["dtype"]], data[start:stop])
+            ]
+            for side in reversed(entry["shape"][1:]):
+                values = [values[i : i + side] for i in range(0, len(values), side)]
+            tensors[name] = values
+    return json.loads(header["__metadata__"]["inrcodec"]), tensors
+
+
+class RangeDecoder:
+    """64 bits of state, words of 32 bits, probabilities in units of 2**-24."""
+
+    def __init__(self, stream: bytes) -> None:
+        stream += bytes(-len(stream) % 4)
+        self.words = [word for (word,) in struct.iter_unpack("<I", stream)][::-1]
+        self.range = 2**64 - 1
+        self.offset = self.word() << 32 | self.word()  # of the code from the lower end of the range
+
+    def word(self) -> int:
+        return self.words.pop() if self.words else 0
+
+    def symbol(self, bounds: tuple[int, ...]) -> int:
+        """The next symbol, of which number i has the probabilities from bounds[i] to bounds[i + 1]."""
+        unit = self.range >> 24
+        place = self.offset // unit
+        symbol = max(i for i in range(len(bounds) - 1) if bounds[i] <= place)
+        assert place < 1 << 24
+        self.offset -= unit * bounds[symbol]
+        self.range = unit * (bounds[symbol + 1] - bounds[symbol])
+        if self.range < 1 << 32:
+            self.range <<= 32
+            self.offset = self.offset << 32 | self.word()
+        return symbol
+
+    def uniform(self, count: int) -> int:
+        """A number below `count`, all of which are equally probable but the last, which has the remainder too."""
+        unit = self.range >> 24
+        each = (1 << 24) // count
+        number = min(self.offset // unit // each, count - 1)
+        width = each if number < count - 1 else (1 << 24) - each * number
+        self.offset -= unit * each * number
+        self.range = unit * width
+        if self.range < 1 << 32:
+            self.range <<= 32
+            self.offset = self.offset << 32 | self.word()
+        return number
+
+
+@cache
+def bounds_of(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Bounds of symbols in units of 2**-24, from counts that sum to 2**20."""
+    bounds, below = [], 0
+    for symbol, count in enumerate(counts):
+        product = below * (2**24 - len(counts)) / 2**20  # exact, but a float32 keeps 24 bits of it
+        bounds.append(int(struct.unpack("<f", struct.pack("<f", product))[0]) + symbol)
+        below += count
+    assert below == 1 << 20
+    return (*bounds, 1 << 24)
+
+
+GAMMA = bounds_of((*(1 << 19 - k for k in range(16)), 1 << 4))
+
+
+def dot(weights: list[int], values: list[int]) -> int:
+    return sum(w * v for w, v in zip(weights, values, strict=True))
+
+
+def clip(value: int, low: int, high: int) -> int:
+    return min(max(value, low), high)
+
+
+def at(rows: Rows, y: int, x: int) -> int:
+    """A cell, zero outside."""
+    return rows[y][x] if 0 <= y < len(rows) and 0 <= x < len(rows[0]) else 0
+
+
+def read_fields(container: Container, channels: list[int], tensors: dict[str, Any]) -> list[Field]:
+    """The fields of each level, level 0 first."""
+    fields: list[Field] = [[] for _ in channels]
+    trunk: list[list[list[int]]] | None = None  # of the next coarser level: row, column, feature
+    for level, stream in zip(reversed(range(len(channels))), container.groups[1:], strict=True):
+        t = {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"rate.{level}.")}
+        height, width = -(-container.height >> level), -(-container.width >> level)
+        fields[level] = [[[0] * width for _ in range(height)] for _ in range(channels[level])]
+        _read_level(stream, fields[level], trunk, t, tensors, 255 - 2 * container.quality_index)
+        trunk = _trunk(fields[level], trunk, t) if level else None
+    return fields
+
+
+def _read_level(stream: bytes, field: Field, trunk: Any, t: Any, tensors: dict[str, Any], n: int) -> None:
+    decoder = RangeDecoder(stream)
+    height, width, channels = len(field[0]), len(field[0][0]), len(field)
+    for top in range(0, height, 512):
+        block = [(y, x) for y in range(top, min(top + 512, height)) for x in range(width)]
+        fronts: dict[int, list[tuple[int, int]]] = {}
+        for y, x in block:
+            fronts.setdefault(x + 2 * (y % 64), []).append((y, x))
+        for front in sorted(fronts):
+            places = [(c, y, x) for y, x in fronts[front] for c in range(channels)]
+            centres, rows = [], []
+            for y, x in fronts[front]:
+                for centre, row in _model(field, trunk, t, y, x, n):
+                    centres.append(centre)
+                    rows.append(row)
+            symbols = [decoder.symbol(bounds_of(tuple(tensors["rate.table"][row]))) for row in rows]
+            shifts = [tensors["rate.shift"][row // 16] for row in rows]
+            low = [decoder.uniform(1 << shift) if shift else 0 for shift in shifts]
+            high = [_escape(decoder) if symbol == 31 else symbol - 15 for symbol in symbols]
+            for (c, y, x), centre, shift, h, lowest in zip(places, centres, shifts, high, low, strict=True):
+                field[c][y][x] = (h << shift) + lowest + centre
+                assert abs(field[c][y][x]) <= 32767
+
+
+def _escape(decoder: RangeDecoder) -> int:
+    sign = -1 if decoder.uniform(2) else 1
+    bits = decoder.symbol(GAMMA)
+    return sign * (15 + (1 << bits) + (decoder.uniform(1 << bits) if bits else 0))
+
+
+def _model(field: Field, trunk: Any, t: Any, y: int, x: int, n: int) -> list[tuple[int, int]]:
+    """Rounded mean and row of the table, for each channel of a cell."""
+    near = [at(rows, y + dy, x + dx) if (y + dy) // 64 == y // 64 else 0 for rows in field for dy, dx in CAUSAL]
+    hidden = []
+    for i, weights in enumerate(t["causal"]):
+        b0, b1, b2 = t["bias"][i]
+        above = (b0 + b1 * n + b2 * n * n) >> 24
+        if trunk:
+            phase = 4 * i + 2 * (y % 2) + x % 2
+            above += (dot(t["above"][phase], trunk[y // 2][x // 2]) + t["above_bias"][phase]) >> 12
+        hidden.append(clip((dot(weights, near) >> 4) + clip(above, -(1 << 16), 1 << 16), 0, 1 << 16))
+    middle = [
+        clip((dot(weights, hidden) + bias) >> 12, 0, 1 << 16)
+        for weights, bias in zip(t["mid"], t["mid_bias"], strict=True)
+    ]
+    out = [dot(weights, middle) + bias for weights, bias in zip(t["head"], t["head_bias"], strict=True)]
+    found = []
+    for mean, scale in zip(out[: len(field)], out[len(field) :], strict=True):
+        sixteenths = clip((mean + (1 << 15)) >> 16, -32767 * 16, 32767 * 16)
+        centre = (sixteenths + 8) >> 4
+        found.append((centre, clip((scale + (1 << 19)) >> 20, 0, 63) * 16 + sixteenths - 16 * centre + 8))
+    return found
+
+
+def _trunk(field: Field, coarser: Any, t: Any) -> list[list[list[int]]]:
+    height, width = len(field[0]), len(field[0][0])
+
+    def features(y: int, x: int) -> list[int]:
+        seen = [at(rows, y + dy, x + dx) for rows in field for dy, dx in AROUND]
+        values = []
+        for i, weights in enumerate(t["trunk"]):
+            value = (dot(weights, seen) >> 4) + t["trunk_bias"][i]
+            if coarser:
+                phase = 4 * i + 2 * (y % 2) + x % 2
+                value += (dot(t["trunk_above"][phase], coarser[y // 2][x // 2]) + t["trunk_above_bias"][phase]) >> 12
+            values.append(clip(value, 0, 1 << 16))
+        return values
+
+    return [[features(y, x) for x in range(width)] for y in range(height)]
+
+
+def read_deltas(group: bytes, count: int) -> list[int]:
+    """The changes of a layer's surviving weights and biases."""
+    density, decay = group[:2].ljust(2, b"\0")
+    counts, left = [], 1 << 20
+    for magnitude in range(254):
+        share = left * (63 - 2 * decay) // 64
+        counts.append(min(max(1, share), left - (254 - magnitude)))
+        left -= counts[-1]
+    decoder = RangeDecoder(group[2:])
+    significant = bounds_of(((127 - 2 * density) << 13, (2 * density + 1) << 13))
+    bitmap = [decoder.symbol(significant) for _ in range(count)]
+    magnitudes = [decoder.symbol(bounds_of((*counts, left))) for _ in range(sum(bitmap))]
+    signs = [decoder.uniform(2) for _ in magnitudes]
+    magnitudes = [m + decoder.uniform(32767) if m == 254 else m for m in magnitudes]
+    values = iter([-(m + 1) if sign else m + 1 for m, sign in zip(magnitudes, signs, strict=True)])
+    return [next(values) if bit else 0 for bit in bitmap]
