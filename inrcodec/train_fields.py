@@ -10,7 +10,8 @@ place for a new one, whose guess trains the analysis network alone. In every fou
 halved (2x2 means) before they are fitted, and the filter for detail, which has no say at pixel centres, learns
 to make the x2 decode the picture before.
 
-Phase 3, analysis: as phase 1, but only the analysis network follows, for the network and rate model as they are now.
+Phase 3, filter: a set of batches is fitted once, and only the filters learn, at the rounded fields: what comes before
+them is fixed by then, so a step costs little.
 
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
 qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
@@ -45,11 +46,10 @@ from inrcodec.train import Progress, Tasks
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "analysis")
+PHASES = ("guess", "fit", "filter")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
-FILTERS_FASTER = 10  # than the rest: they start from nothing, and nothing depends on them
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
@@ -71,10 +71,12 @@ class FieldOptions:
     batch: int = 8  # pictures per step
     guess_steps: int = 8000  # of phase 1
     fit_steps: int = 6000  # of phase 2
-    analysis_steps: int = 1000  # of phase 3
+    filter_steps: int = 4000  # of phase 3
+    filter_batches: int = 24  # that are fitted for it
+    filter_rate: float = 3e-3  # of Adam in phase 3; falls along a cosine
     fit_length: int = 40  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
-    guess_rate: float = 4e-3  # of Adam in phases 1 and 3; falls along a cosine, in phase 1 after 40 % of it
+    guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
     fit_rate: float = 1e-3  # of Adam in phase 2; falls along a cosine
     seed: int = 0
     device: Device = Device.AUTO
@@ -83,17 +85,17 @@ class FieldOptions:
     checkpoint_every: int = 500  # steps
 
     def __post_init__(self) -> None:
-        for name in ("batch", "fit_length", "slots", "log_every", "checkpoint_every"):
+        for name in ("batch", "fit_length", "slots", "filter_batches", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.guess_steps, self.fit_steps, self.analysis_steps) < 0 or self.steps < 1:
+        if min(self.guess_steps, self.fit_steps, self.filter_steps) < 0 or self.steps < 1:
             raise OptionError("the steps of the phases must be at least 0, and one of them above")
         Architecture(self.omegas, False, self.channels)
 
     @property
     def steps(self) -> int:
         """Of all phases."""
-        return self.guess_steps + self.fit_steps + self.analysis_steps
+        return self.guess_steps + self.fit_steps + self.filter_steps
 
 
 @dataclass(frozen=True)
@@ -292,9 +294,19 @@ def _stepped(
         gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     elif step >= options.guess_steps + options.fit_steps:
         done = step - options.guess_steps - options.fit_steps
-        loss = guess_loss(weights, *drawn(step), COLD, options, generator)
-        learning = options.guess_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
-        names = [name for name in names if name.startswith("analysis.")]
+        batch = done % options.filter_batches
+        pictures, qualities = drawn(step - done + batch)
+        finer = pictures if batch % 4 == 3 else None
+        if finer is not None:
+            pictures = functional.avg_pool2d(finer, 2)
+        if done < options.filter_batches:
+            pool = pool if done else {}
+            fields = _fitted(weights, pictures, qualities, options, generator)
+            pool = dict(pool) | {f"filter {batch}/fields/{i}": z for i, z in enumerate(fields)}
+        fields = [pool[f"filter {batch}/fields/{i}"] for i in range(len(options.channels))]
+        loss = filter_loss(weights, fields, pictures, qualities, options, finer)
+        learning = options.filter_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.filter_steps)
+        names = [name for name in names if name.startswith(("filter.", "detail."))]
         gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     else:
         visit = step - options.guess_steps
@@ -355,6 +367,50 @@ def _stepped(
     return replace(state, weights=weights, first=first, second=second)
 
 
+def _fitted(
+    weights: Weights, pictures: Tensor, qualities: Tensor, options: FieldOptions, generator: torch.Generator
+) -> list[Tensor]:
+    """Rounded fields after a whole fit of `fit_length` steps."""
+    fixed = {k: v.detach() for k, v in weights.items()}
+    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    with torch.no_grad():
+        fields = analyse(fixed, pictures, q, options.channels, options.omegas)
+    momenta, squares = [torch.zeros_like(z) for z in fields], [z.new_zeros(len(z)) for z in fields]
+    hot, cold = fixed["fit.temperature"].tolist()
+    for step in range(options.fit_length):
+        part = step / max(1, options.fit_length - 1)
+        leaves = [z.detach().requires_grad_() for z in fields]
+        temperature = hot + (cold - hot) * part
+        _, gradients = fast_objective(fixed, leaves, pictures, qualities, temperature, options, generator)
+        for i, gradient in enumerate(gradients):
+            size = fixed["fit.step"][i, 0] + (fixed["fit.step"][i, 1] - fixed["fit.step"][i, 0]) * part
+            fields[i], momenta[i], squares[i] = fit.descend(
+                leaves[i].detach(), gradient, momenta[i], squares[i], size, step + 1
+            )
+    return [z.round() for z in fields]
+
+
+def filter_loss(
+    weights: Weights,
+    fields: list[Tensor],
+    pictures: Tensor,
+    qualities: Tensor,
+    options: FieldOptions,
+    finer: Tensor | None = None,
+) -> Tensor:
+    """The part of the objective that the filters have a say in, weighted as there, at fields as they are."""
+    alone = {k: v if k.startswith(("filter.", "detail.")) else v.detach() for k, v in weights.items()}
+    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
+    error = (synthesize(alone, fields, q, options.omegas) - pictures).square().sum((1, 2, 3))
+    loss = (error / (lam * TYPICAL_LAMBDA) ** 0.5).sum()
+    if finer is not None:
+        detail = {k: v if k.startswith("detail.") else v.detach() for k, v in weights.items()}
+        between = synthesize_finer(detail, fields, q, options.omegas) - finer
+        loss = loss + between.square().sum() / (4 * TYPICAL_LAMBDA)
+    return loss * 255**2 / (pictures.shape[2] * pictures.shape[3])
+
+
 def fast_objective(
     weights: Weights,
     fields: list[Tensor],
@@ -399,8 +455,7 @@ def _adam(state: _State, gradients: Weights, learning: float) -> tuple[Weights, 
             first[name] = 0.9 * first[name] + 0.1 * g
             second[name] = 0.99 * second[name] + 0.01 * g.square()
             scale = learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
-            faster = FILTERS_FASTER if name.startswith(("filter.", "detail.")) else 1
-            weights[name] = weights[name].detach() - faster * scale * first[name] / (second[name].sqrt() + 1e-8)
+            weights[name] = weights[name].detach() - scale * first[name] / (second[name].sqrt() + 1e-8)
     return weights, first, second
 
 
