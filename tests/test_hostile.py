@@ -11,18 +11,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import golden
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 from test_bitstream import BODY, FIELDS, HOSTILE, chunk, frame_declaring, sealed
 
-from inrcodec.bitstream import MAX_CONTENT, Colour, SinrFile, pack
+from inrcodec.bitstream import MAX_CONTENT, Colour, SinrFile, pack, unpack
+from inrcodec.codec import decode
 from inrcodec.entropy import RateModel, encode_deltas
 from inrcodec.lattice import field_shapes
-from inrcodec.prior import Prior
+from inrcodec.prior import MAX_FIELD_WEIGHT, MAX_WEIGHT, Prior
 
 Tensors = Mapping[str, NDArray[Any]]
 Case = tuple[bytes, str, str]  # the file, the class of its error, part of the message
@@ -360,3 +363,21 @@ def test_every_hostile_file_is_refused_at_once_and_in_little_memory(outcomes: di
     slow = {name: seconds for name, (_, _, seconds, _) in outcomes.items() if seconds > SECONDS}
     large = {name: f"{memory >> 20} MiB" for name, (_, _, _, memory) in outcomes.items() if memory > MEMORY}
     assert not slow and not large
+
+
+@pytest.mark.parametrize("signs", ["equal", "random"])
+@pytest.mark.parametrize("kind", golden.CARRIERS)
+@pytest.mark.parametrize("numbers", ["", "-large-numbers"])
+def test_the_largest_numbers_a_prior_may_hold_stay_finite(kind: str, signs: str, numbers: str) -> None:
+    """An overflow would be a warning, and a warning is an error here."""
+    prior, rng = golden.carried_prior(kind), np.random.default_rng(0)
+    largest = {}
+    for name, tensor in prior.tensors.items():
+        if tensor.dtype == np.float32:
+            value = MAX_FIELD_WEIGHT if name.startswith("field.") else MAX_WEIGHT
+            sign = rng.choice((-1, 1), tensor.shape) if signs == "random" else 1
+            kept = prior.tensors.get(name.replace(".weight", ".mask"), tensor) if name.startswith("siren.") else tensor
+            largest[name] = ((kept != 0) * sign * value).astype(np.float32)
+    data = prior_file(prior, largest)
+    file = unpack((golden.FOLDER / f"{kind}{numbers}.sinr").read_bytes())
+    decode(pack(replace(file, prior=data, prior_id=hashlib.sha256(data).digest()[:8])))
