@@ -2,7 +2,8 @@
 
 At each level it sees, on 2x2 blocks of the level's cells, the picture averaged over each cell and
 what is still missing of it once the coarser fields are rendered at the cells' centres, in units of
-the level's step. It says the level's values. A fit goes on from there.
+the step of the level's first channel. It says the level's values in units of that step, too, so that any channel's
+step can be learned without the network having to follow. A fit goes on from there.
 
 The idea is the amortised inference of learned image coding (Balle et al., ICLR 2018) with the residual
 pyramid of Burt & Adelson (1983); the network is trained together with the SIREN and the rate model.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inrcodec.synthesis import gains, synthesize, zero_fields
+from inrcodec.synthesis import gains, inputs, network, zero_fields
 
 Weights = Mapping[str, Tensor]
 _SEEN = 24  # 2x2 cells of 3 missing and 3 picture values
@@ -39,13 +40,14 @@ def analyse(
             key: weights[f"analysis.{level}.{key}"] for key in ("in", "in_bias", "mid", "mid_bias", "out", "out_bias")
         }
         own = pyramid[level]
-        missing = own - synthesize(weights, fields, conditioning, omegas, level)
+        missing = own - network(weights, inputs(weights, fields, conditioning, level), conditioning, omegas)
         unit = (0.7 * steps[level][:, :1, None, None]).clamp_min(0.02)
         seen = functional.pixel_unshuffle(_even(torch.cat([missing / unit, 2 * own], 1)), 2)  # (B, 24, h/2, w/2)
         x = torch.relu(functional.conv2d(seen, part["in"], padding=1) + (powers @ part["in_bias"].T)[:, :, None, None])
         x = torch.relu(functional.conv2d(x, part["mid"], part["mid_bias"], padding=1)) + x
         values = functional.pixel_shuffle(functional.conv2d(x, part["out"], part["out_bias"], padding=1), 2)
-        fields[level] = values[:, :, : own.shape[2], : own.shape[3]]
+        ratio = steps[level][:, :1] / steps[level]
+        fields[level] = values[:, :, : own.shape[2], : own.shape[3]] * ratio[:, :, None, None]
     return fields
 
 

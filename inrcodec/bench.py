@@ -127,7 +127,7 @@ def measure(folder: Path, codecs: Sequence[Codec], progress: Callable[[int, int]
     with TemporaryDirectory(prefix="inrcodec-bench-") as temporary:
         source = Path(temporary, "source.png")
         for path in paths:
-            picture = replace(read_picture(path), metadata={})
+            picture = replace(read_picture(path, convert=True), metadata={})
             write_picture(picture, source, overwrite=True)
             for codec in codecs:
                 for quality in codec.qualities:

@@ -7,7 +7,7 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     version            u8        1
     flags              u8        bit 0: self-contained; bits 1..7 must be 0
     colour             u8        0 RGB, 1 grey (the mean of the three decoded channels); others illegal
-    bit depth          u8        8 bits per sample; others illegal
+    bit depth          u8        8 or 16 bits per sample; others illegal
     quality index      u8        0..255; lambda = 2 ** (11.6 - 8 * index / 255), squared 8-bit error per bit
     width              varint    pixels, at least 1
     height             varint    pixels, at least 1
@@ -26,8 +26,9 @@ if it is the only byte).
 
 Groups. The prior says what group k means and how to decode it (see `codec` and `entropy`). A decoder reads
 zeros past the end of a payload, so a payload does not end in a zero byte: the writer drops them and a reader
-refuses them. An empty payload is legal. Coarse-to-fine order makes every prefix of the groups a preview of
-the picture.
+refuses them. An empty payload is legal. Coarse-to-fine order makes the beginning of a file a preview of the
+picture: of one that ends after the group lengths, the payloads that are whole can be decoded, at the risk that
+damage goes unnoticed, because the CRC-32 is missing.
 
 Chunks. A chunk is a tag (u8, 1..255), a length (varint, bytes) and that many bytes. Tags ascend, hence each
 occurs at most once. Bit 7 of a tag tells a reader that does not know it what to do: clear = critical, refuse
@@ -35,12 +36,15 @@ the file; set = ancillary, skip the chunk. Known tags:
 
     0x01 prior   the prior's file; present exactly if flag bit 0 is set. The file then opens where its prior
                  is not installed. The SHA-256 of the content must begin with the prior id
+    0x02 alpha   the opacity of every pixel, 0 = transparent, row by row, each as its difference to the one on the
+                 left (to 0 in the first column), modulo 2 ** bit depth, an integer of the bit depth. Absent = the
+                 picture is opaque. Colours are straight, not multiplied by opacity, and mean nothing at 0
     0x81 ICC     an ICC profile
     0x82 EXIF    an EXIF block, from its TIFF header (II or MM) on, with orientation 1 or none
     0x83 XMP     an XMP packet, UTF-8
 
 The payload of each known chunk is exactly one zstd frame (RFC 8878) that declares its content size, 1 byte to
-64 MiB, uses no dictionary, and is followed by nothing.
+64 MiB (of alpha: height x width x bit depth / 8 bytes), uses no dictionary, and is followed by nothing.
 
 What a reader also refuses: more pixels or a longer side than its limits (see `Limits`), which is not part of
 the format but of the machine that reads.
@@ -51,25 +55,27 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from pathlib import Path
 
 import zstandard
 
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
 
-__all__ = ["Colour", "Limits", "SinrFile", "pack", "unpack"]
+__all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpack_prefix"]
 
 MAGIC = b"SINR"
 VERSION = 1
 SELF_CONTAINED = 0x01  # the one flag of version 1
-BIT_DEPTH = 8  # bits per sample, the one depth of version 1
+BIT_DEPTHS = (8, 16)  # bits per sample
 PRIOR_ID_SIZE = 8  # bytes
 MAX_GROUPS = 64
 MAX_VARINT_SIZE = 5  # bytes, hence
 MAX_VARINT = 2 ** (7 * MAX_VARINT_SIZE) - 1
 END_TAG = 0x00
 PRIOR_TAG = 0x01
+ALPHA_TAG = 0x02
 METADATA_TAGS = {"icc": 0x81, "exif": 0x82, "xmp": 0x83}
 ANCILLARY = 0x80  # the bit of a tag that lets readers skip what they do not know
 MAX_CONTENT = 64 << 20  # bytes in a chunk once decompressed
@@ -112,6 +118,12 @@ class SinrFile:
     groups: tuple[bytes, ...]  # payloads, coarse to fine
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
     prior: bytes | None = None  # the prior's file, if this one is self-contained
+    alpha: bytes | None = None  # content of the alpha chunk, unless the picture is opaque
+
+    @property
+    def alpha_size(self) -> int:
+        """Bytes of `alpha`, if there is any."""
+        return self.height * self.width * self.bit_depth // 8
 
 
 def pack(file: SinrFile) -> bytes:
@@ -124,7 +136,7 @@ def pack(file: SinrFile) -> bytes:
     out.append(VERSION)
     out.append(0 if file.prior is None else SELF_CONTAINED)
     out.append(_colour(file.colour))
-    out.append(_in_range("bit depth", file.bit_depth, BIT_DEPTH, BIT_DEPTH))
+    out.append(_bit_depth(file.bit_depth))
     out.append(_in_range("quality index", file.quality_index, 0, 255))
     out += _varint(_in_range("width", file.width, 1, MAX_VARINT))
     out += _varint(_in_range("height", file.height, 1, MAX_VARINT))
@@ -136,7 +148,9 @@ def pack(file: SinrFile) -> bytes:
     for group in groups:
         out += group
     for tag, content in _chunks(file):
-        payload = _compress(tag, content)
+        limits = (file.alpha_size, file.alpha_size) if tag == ALPHA_TAG else (1, MAX_CONTENT)
+        _in_range(f"content of chunk {tag:#04x}, in bytes", len(content), *limits)
+        payload = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
         out.append(tag)
         out += _varint(len(payload))
         out += payload
@@ -151,13 +165,9 @@ def unpack(data: bytes, limits: Limits = Limits()) -> SinrFile:
     SinrError if the bytes are not a valid file; more precisely TruncatedFileError if they end early,
     UnsupportedVersionError if a newer writer made them, LimitError if the picture is too large.
     """
-    if not MAGIC.startswith(data[: len(MAGIC)]):
-        raise SinrError(f"not a .sinr file: expected it to begin with {MAGIC!r}, found {data[: len(MAGIC)]!r}")
+    _check_magic(data)
     reader = _Reader(data[:-CRC_SIZE])
-    reader.take(len(MAGIC), "magic")
-    version = reader.u8("version")
-    if version != VERSION:
-        raise UnsupportedVersionError(f"expected version {VERSION}, found {version}: it needs a newer inrcodec")
+    _check_version(reader)
     # The CRC comes before the fields, so that damage is called damage and not by the field that it hit.
     if zlib.crc32(reader.data) != int.from_bytes(data[-CRC_SIZE:], "little"):
         raise _damage(reader, limits)
@@ -167,13 +177,45 @@ def unpack(data: bytes, limits: Limits = Limits()) -> SinrFile:
     return file
 
 
-def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
-    """Everything after the version, to the end tag and including it."""
+def unpack_prefix(data: bytes, limits: Limits = Limits()) -> SinrFile:
+    """The content of a file that may be cut short: the groups that are whole, and no chunks. Errors as of `unpack`."""
+    _check_magic(data)
+    reader = _Reader(data)
+    _check_version(reader)
+    header, _, lengths = _unpack_header(reader, limits)
+    groups: list[bytes] = []
+    while len(groups) < len(lengths) and lengths[len(groups)] <= reader.left:
+        groups.append(_unpack_group(reader, len(groups), lengths[len(groups)]))
+    return replace(header, groups=tuple(groups))
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes at a path, whatever they are. SinrError if they cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SinrError(f"{path}: cannot read the file: {error.strerror}") from None
+
+
+def _check_magic(data: bytes) -> None:
+    if not MAGIC.startswith(data[: len(MAGIC)]):
+        raise SinrError(f"not a .sinr file: expected it to begin with {MAGIC!r}, found {data[: len(MAGIC)]!r}")
+
+
+def _check_version(reader: _Reader) -> None:
+    reader.take(len(MAGIC), "magic")
+    version = reader.u8("version")
+    if version != VERSION:
+        raise UnsupportedVersionError(f"expected version {VERSION}, found {version}: it needs a newer inrcodec")
+
+
+def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list[int]]:
+    """Everything from after the version to the group lengths: a file without groups, the flags and the lengths."""
     flags = reader.u8("flags")
     if flags & ~SELF_CONTAINED:
         raise SinrError(f"flags: expected bits 1..7 to be 0, found {flags:#010b}")
     colour = _colour(reader.u8("colour"))
-    bit_depth = _in_range("bit depth", reader.u8("bit depth"), BIT_DEPTH, BIT_DEPTH)
+    bit_depth = _bit_depth(reader.u8("bit depth"))
     quality_index = reader.u8("quality index")
     width = _in_range("width", reader.varint("width"), 1, MAX_VARINT)
     height = _in_range("height", reader.varint("height"), 1, MAX_VARINT)
@@ -182,19 +224,29 @@ def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
     prior_id = reader.take(PRIOR_ID_SIZE, "prior id")
     count = _in_range("group count", reader.u8("group count"), 1, MAX_GROUPS)
     lengths = [reader.varint(f"length of group {index}") for index in range(count)]
-    groups = tuple(reader.take(length, f"group {index}") for index, length in enumerate(lengths))
-    for index, group in enumerate(groups):
-        if group.endswith(b"\0"):
-            raise SinrError(f"group {index}: expected no zero byte at its end, found one")
-    contents = _unpack_chunks(reader)
+    return SinrFile(width, height, colour, bit_depth, quality_index, prior_id, ()), flags, lengths
+
+
+def _unpack_group(reader: _Reader, index: int, length: int) -> bytes:
+    group = reader.take(length, f"group {index}")
+    if group.endswith(b"\0"):
+        raise SinrError(f"group {index}: expected no zero byte at its end, found one")
+    return group
+
+
+def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
+    """Everything after the version, to the end tag and including it."""
+    header, flags, lengths = _unpack_header(reader, limits)
+    groups = tuple(_unpack_group(reader, index, length) for index, length in enumerate(lengths))
+    contents = _unpack_chunks(reader, header.alpha_size)
     prior = contents.get(PRIOR_TAG)
     if bool(flags & SELF_CONTAINED) != (prior is not None):
         found = "only the flag" if prior is None else "only the chunk"
         raise SinrError(f"expected the self-contained flag and a prior chunk together, found {found}")
     if prior is not None:
-        _check_prior_id(prior, prior_id)
+        _check_prior_id(prior, header.prior_id)
     metadata = {key: contents[tag] for key, tag in METADATA_TAGS.items() if tag in contents}
-    return SinrFile(width, height, colour, bit_depth, quality_index, prior_id, groups, metadata, prior)
+    return replace(header, groups=groups, metadata=metadata, prior=prior, alpha=contents.get(ALPHA_TAG))
 
 
 def _damage(reader: _Reader, limits: Limits) -> SinrError:
@@ -202,14 +254,14 @@ def _damage(reader: _Reader, limits: Limits) -> SinrError:
     try:
         _unpack_body(reader, limits)
     except TruncatedFileError as error:
-        return TruncatedFileError(f"the file is cut short or damaged: {error}")
+        return TruncatedFileError(f"the file is cut short or damaged: {error} (decode --levels previews what is there)")
     except SinrError:
         return SinrError("the file is damaged: its CRC-32 does not match")
     trailing = f" and {reader.left} bytes follow its end" if reader.left else ""
     return SinrError(f"the file is damaged: its CRC-32 does not match{trailing}")
 
 
-def _unpack_chunks(reader: _Reader) -> dict[int, bytes]:
+def _unpack_chunks(reader: _Reader, alpha_size: int) -> dict[int, bytes]:
     """Contents of the known chunks by tag; the end tag is read too."""
     contents = {}
     last = END_TAG
@@ -218,7 +270,10 @@ def _unpack_chunks(reader: _Reader) -> dict[int, bytes]:
             raise SinrError(f"chunk {tag:#04x}: expected a tag above {last:#04x}, the one before")
         payload = reader.take(reader.varint(f"length of chunk {tag:#04x}"), f"chunk {tag:#04x}")
         if tag == PRIOR_TAG or tag in METADATA_TAGS.values():
-            contents[tag] = _decompress(tag, payload)
+            contents[tag] = _decompress(tag, payload, MAX_CONTENT)
+        elif tag == ALPHA_TAG:
+            contents[tag] = _decompress(tag, payload, alpha_size)
+            _in_range("content of the alpha chunk, in bytes", len(contents[tag]), alpha_size, alpha_size)
         elif not tag & ANCILLARY:
             raise UnsupportedVersionError(f"chunk {tag:#04x} is critical and unknown: it needs a newer inrcodec")
         last = tag
@@ -234,23 +289,20 @@ def _chunks(file: SinrFile) -> list[tuple[int, bytes]]:
     if file.prior is not None:
         _check_prior_id(file.prior, file.prior_id)
         chunks.append((PRIOR_TAG, file.prior))
+    if file.alpha is not None:
+        chunks.append((ALPHA_TAG, file.alpha))
     return sorted(chunks)
 
 
-def _compress(tag: int, content: bytes) -> bytes:
-    _in_range(f"content of chunk {tag:#04x}, in bytes", len(content), 1, MAX_CONTENT)
-    return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
-
-
-def _decompress(tag: int, payload: bytes) -> bytes:
+def _decompress(tag: int, payload: bytes, most: int) -> bytes:
     what = f"chunk {tag:#04x}"
     try:
         # zstandard allocates what the frame declares whatever max_output_size says: ask before decompressing.
         size = zstandard.frame_content_size(payload)  # -1 if it is not declared
         if size < 1:
             raise SinrError(f"{what}: expected a zstd frame that declares the size of its content, found none")
-        if size > MAX_CONTENT:
-            raise LimitError(f"{what}: expected at most {MAX_CONTENT} bytes of content, found {size} declared")
+        if size > most:
+            raise LimitError(f"{what}: expected at most {most} bytes of content, found {size} declared")
         return zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise SinrError(f"{what}: expected one zstd frame and nothing more ({error})") from None
@@ -264,6 +316,12 @@ def _check_prior_id(prior: bytes, prior_id: bytes) -> None:
 
 def _colour(value: int) -> Colour:
     return Colour(_in_range("colour", value, Colour.RGB, Colour.GREY))
+
+
+def _bit_depth(value: int) -> int:
+    if value not in BIT_DEPTHS:
+        raise SinrError(f"bit depth: expected 8 or 16, found {value}")
+    return value
 
 
 def _in_range(what: str, value: int, low: int, high: int) -> int:

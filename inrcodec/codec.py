@@ -4,27 +4,45 @@ Encoding is the only thing here that needs torch, and imports it when called.
 
 A file's parameter groups, in order: if the prior has no fields, one group per layer of the
 network, with the deltas of its surviving weights in row-major order and then of its biases; if
-it has fields, one group per level, coarse to fine, as `entropy` writes them.
+it has fields, one with the deltas of its filter, then one per level, coarse to fine, as `entropy` writes them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack
+from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
+from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
+from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
-from inrcodec.errors import LimitError, OptionError, PriorError, SinrError
+from inrcodec.errors import LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
-from inrcodec.options import DecodeOptions, Device, EncodeOptions, conditioning, quality_index
+from inrcodec.metrics import psnr
+from inrcodec.options import (
+    MAX_QUALITY_INDEX,
+    DecodeOptions,
+    Device,
+    EncodeOptions,
+    Target,
+    conditioning,
+    index_quality,
+    lagrangian,
+    quality_index,
+)
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
+from inrcodec.target import START, check_met, seek, window
 
 DELTA_STEP = 2.0**-5  # of a layer's RMS weight: the step of its deltas at q = 0
+LEAST = 10  # steps of a fit that goes on: fewer move nothing
+NEAR = 4  # steps of the quality index by which a first guess may miss a target
 Floats = NDArray[np.float32]
 
 
@@ -37,6 +55,7 @@ class Encoded:
     width: int
     prior: str
     groups: tuple[int, ...]  # bytes of each parameter group
+    quality: float  # which it is, or has been found to meet a target
 
     @property
     def bits_per_pixel(self) -> float:
@@ -54,32 +73,95 @@ def encode(
 ) -> Encoded:
     """The `.sinr` file of a picture. `progress` is told steps done and steps in all.
 
-    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there.
+    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there or a
+    target that no quality meets.
     """
     from inrcodec import fit  # torch
 
     prior = prior or find_prior(options.prior)
     height, width, _ = picture.pixels.shape
-    index = quality_index(options.quality)
+    pixels = picture.pixels if picture.alpha is None else spread_colours(picture.pixels, picture.alpha > 0)
+    if picture.bit_depth == 16:
+        pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
     device = fit.torch_device(options.device)
-    if prior.architecture.channels:
-        fields = fit.fit_fields(prior, picture.pixels, index, options.steps, device, options.seed, progress)
-        groups = _rate_model(prior).encode(fields, index)
-    else:
-        deltas = fit.fit_network(prior, picture.pixels, options.steps, device, options.seed, progress)
-        groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas)]
-    file = SinrFile(
+    rate_model = _rate_model(prior) if prior.architecture.channels else None
+    plain = SinrFile(
         width=width,
         height=height,
         colour=Colour.GREY if picture.grey else Colour.RGB,
-        bit_depth=8,
-        quality_index=index,
+        bit_depth=picture.bit_depth,
+        quality_index=0,
         prior_id=prior.id,
-        groups=tuple(groups),
+        groups=(),
         metadata=picture.metadata,
         prior=prior.data if self_contained else None,
+        alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
     )
-    return Encoded(pack(file), height, width, prior.name, tuple(len(group) for group in groups))
+
+    @cache
+    def deltas() -> list[Floats]:
+        return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
+
+    def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
+        fields: tuple[NDArray[np.int32], ...] = ()
+        if rate_model:
+            start = before.fields if before else None
+            fields, changes = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam)
+            groups = [pack_deltas(changes), *rate_model.encode(fields, index)]
+        else:
+            groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
+        file = replace(plain, quality_index=index, groups=tuple(groups))
+        return _Attempt(index, fields, pack(file), tuple(len(group) for group in groups))
+
+    if options.target is None:
+        made = attempt(quality_index(options.quality), options.steps)
+    else:
+        made = _meet(options.target, attempt, options.steps if rate_model else 0, picture, prior)
+    return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index))
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """A file of a quality, and the fields that the next one can go on from."""
+
+    index: int
+    fields: tuple[NDArray[np.int32], ...]
+    data: bytes
+    groups: tuple[int, ...]
+
+
+def _meet(target: Target, attempt: Callable[..., _Attempt], steps: int, picture: Picture, prior: Prior) -> _Attempt:
+    """The attempt that meets a target.
+
+    First guesses and short fits say which quality comes near; its fit goes on with another lambda until it is met.
+    """
+    low, high, slope = window(target, picture.pixels[..., 0].size)
+    seen = np.s_[:] if picture.alpha is None else picture.alpha > 0
+    unit = (2**picture.bit_depth - 1) / 255
+
+    def value(made: _Attempt) -> float:
+        if target.psnr is None:
+            return math.log(len(made.data))
+        return psnr(picture.pixels[seen] / unit, decode(made.data, prior=prior).pixels[seen] / unit)
+
+    def near(short: int, start: int) -> _Attempt:
+        margin = NEAR * slope if steps else 0.0
+        return seek(lambda index: attempt(index, short), value, low - margin, high + margin, slope, start)
+
+    made = near(0, START)
+    if steps:
+        made = near(-(-steps // 4), made.index)
+        fits = [attempt(made.index, steps)]
+
+        def go_on(index: int) -> _Attempt:
+            """The first fit, or the last one after more steps with the lambda of another index."""
+            if index != made.index or len(fits) > 1:
+                fits.append(attempt(made.index, max(LEAST, steps // 4), fits[-1], lagrangian(index)))
+            return fits[-1]
+
+        made = seek(go_on, value, low, high, slope, made.index, MAX_QUALITY_INDEX)
+    check_met(target, made.index, value(made), low, high)
+    return made
 
 
 def decode(
@@ -94,23 +176,56 @@ def decode(
 
     `auto` and `cpu` decode with NumPy; another device evaluates the network there, with torch.
 
-    Raises SinrError if the bytes are not a complete file, PriorError if its prior is missing or `prior` is
-    another one, OptionError if the region is outside the picture or the device is not there.
+    Raises SinrError if the bytes are not a complete file (or, with `levels`, the beginning of one that has a
+    level), PriorError if its prior is missing or `prior` is another one, OptionError if the region is outside
+    the picture or the device is not there.
     """
-    file = unpack(data, limits)
+    file = unpack(data, limits) if options.levels is None else whole_groups(data, limits)
     prior = prior_of(file, prior)
+    if options.levels is not None:
+        if not prior.architecture.channels:
+            raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
+        if options.levels < len(prior.architecture.channels):
+            file = replace(file, groups=file.groups[: 1 + options.levels])
+    return sample(file, prior, read_parameters(file, prior, partial=options.levels is not None), options, device)
+
+
+def sample(
+    file: SinrFile, prior: Prior, parameters: Parameters, options: DecodeOptions, device: Device = Device.AUTO
+) -> Picture:
+    """The samples that options ask for of a file whose parameters are decoded."""
     view = view_of(file.height, file.width, options)
-    parameters = read_parameters(file, prior)
     network = None
     if device not in (Device.AUTO, Device.CPU):
         from inrcodec import fit, synthesis  # torch
 
         network = synthesis.torch_network(prior, parameters, fit.torch_device(device))
-    pixels = render(prior, parameters, view, network=network)
+    pixels = render(prior, parameters, view, network=network, bit_depth=file.bit_depth)
     if file.colour == Colour.GREY:
-        mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(np.uint8)
+        mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
         pixels = np.repeat(mean[..., None], 3, axis=2)
-    return Picture(pixels, grey=file.colour == Colour.GREY, metadata=file.metadata)
+    alpha = None
+    if file.alpha is not None:
+        alpha = sample_alpha(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth), view)
+    return Picture(pixels, file.colour == Colour.GREY, file.metadata, alpha)
+
+
+def whole_groups(data: bytes, limits: Limits = Limits()) -> SinrFile:
+    """A file, or what is whole of one that is cut short. TruncatedFileError if its coarsest level is not."""
+    try:
+        return unpack(data, limits)
+    except TruncatedFileError:
+        file = unpack_prefix(data, limits)
+        if len(file.groups) < 2:
+            raise TruncatedFileError("the file is cut short before the end of its coarsest level") from None
+        return file
+
+
+def convert(data: bytes, *, self_contained: bool, strip: bool = False, prior: Prior | None = None) -> bytes:
+    """The same picture in a file with or without its prior and, if `strip`, without metadata. Nothing is refitted."""
+    file = unpack(data)
+    carried = prior_of(file, prior).data if self_contained else None
+    return pack(replace(file, prior=carried, metadata={} if strip else file.metadata))
 
 
 def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
@@ -124,18 +239,22 @@ def prior_of(file: SinrFile, prior: Prior | None = None) -> Prior:
     return prior
 
 
-def read_parameters(file: SinrFile, prior: Prior) -> Parameters:
-    """The numbers of a file, decoded. SinrError if its groups do not fit the prior."""
+def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> Parameters:
+    """The numbers of a file, decoded. SinrError if its groups do not fit the prior.
+
+    With `partial` the groups of the finer fields may be missing; these fields are zero.
+    """
     channels = prior.architecture.channels
-    expected = len(channels) or prior.layers
-    if len(file.groups) != expected:
+    expected = len(channels) + 1 if channels else prior.layers
+    if len(file.groups) != expected and not (partial and len(file.groups) < expected):
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
+        network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[0], prior.tensors))
         try:
-            fields = _rate_model(prior).decode(file.groups, shapes, file.quality_index)
+            fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index)
         except MemoryError:
             raise LimitError(f"{file.width} x {file.height} pixels need more memory than there is") from None
     else:

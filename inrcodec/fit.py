@@ -4,9 +4,10 @@ Priors with fields minimise, over the fields s in steps,
 
     J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB
 
-The analysis network takes the first step. Each further one follows the gradient through a soft
+The analysis network takes the first step. After two thirds of the others, and once more at the end, the filter is
+adapted to the picture (see `adapt`). Each step follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
-by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is hard.
+by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is `rounding`'s.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
 biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for each step.
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,27 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import rate, synthesis
+from inrcodec.adapt import adapt_filter
 from inrcodec.analysis import analyse
+from inrcodec.deltas import FilterDeltas, apply_deltas
 from inrcodec.entropy import CAUSAL, MAX_VALUE, STRIPE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Prior
+from inrcodec.render import FILTER_REACH
+from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
 from inrcodec.synthesis import HALO
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
-BAND = 1 << 18  # pixels whose inputs of the network are in memory at once
+BAND = 1 << 19  # pixels whose inputs of the network are in memory at once
 BLOCK = 16384  # samples that are differentiated at once
-MOMENTUM, MEMORY = 0.9, 0.99  # of the gradient and of its mean square
+MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 SQUARED_UNIT = 255.0**2
 PIXELS = 1 << 16  # per step, of a fit of the network
+WARM = 0.5  # pace of a fit that goes on from another: with full steps it would first lose what that has reached
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
 
@@ -109,13 +115,18 @@ def one_thread_per_block(device: torch.device) -> Iterator[None]:
 
 
 class _SquaredError(torch.autograd.Function):
-    """Squared error of the frozen network, in units of 1/255, with its gradient by the inputs found on the way."""
+    """Squared error of the frozen network and filter, in units of 1/255, with its gradient by the inputs."""
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, planes: Tensor, target: Tensor, model: FieldModel, q: Tensor
+        ctx: torch.autograd.function.FunctionCtx,
+        planes: Tensor,
+        target: Tensor,
+        above: int,
+        model: FieldModel,
+        q: Tensor,
     ) -> Tensor:
-        # planes (B, C, H, W), target (B, 3, H, W)
+        # planes (B, C, rows, W), target (B, 3, H, W): `above` rows of planes lie above the target's, and up to 2 below
         weights, omegas = model.weights, model.omegas
         first, last = weights["siren.0.weight"], len(omegas)
         condition = torch.cat([q, q**2], 1)[0]  # (2,): one quality per fit
@@ -128,36 +139,51 @@ class _SquaredError(torch.autograd.Function):
             weights[f"siren.{last}.bias"][:, None],
             weights["skip.weight"],
         )
-        gradient = torch.empty_like(planes)
+        extra = weights["filter.in"].shape[1] - 3
+        (height, width), rows = target.shape[2:], planes.shape[2]
+        size = max(1, BLOCK // width)  # target rows of a block
 
-        def block_error(x: Tensor, t: Tensor, g: Tensor) -> Tensor:
-            """Error of some samples, (C, n) and (3, n); their gradient is written to g."""
+        def block_error(picture: int, top: int) -> Tensor:
+            """Error of some rows of the target, then its gradient by the rows of planes that it depends on."""
+            bottom = min(top + size, height)
+            start, stop = max(0, top + above - FILTER_REACH), min(rows, bottom + above + FILTER_REACH)
+            margins = (FILTER_REACH, FILTER_REACH, start - top - above + FILTER_REACH,
+                       bottom + above + FILTER_REACH - stop)  # fmt: skip
+            x = planes[picture, :, start:stop].flatten(1)  # (C, n)
             h, slopes = x, []
             for matrix, offset in layers:
                 a = torch.addmm(offset[:, None], matrix, h)
                 h = torch.sin(a)
                 slopes.append(a.cos_())
-            residual = torch.addmm(bias - t, out, h).addmm_(skip, x)
-            back = out.T @ residual
+            values = torch.addmm(bias, out, h).addmm_(skip, x)
+            with torch.enable_grad():
+                seen = torch.cat([values, x[:extra]]).view(1, 3 + extra, -1, width).requires_grad_()
+                inside = seen[:, :3, top + above - start : bottom + above - start]
+                restored = synthesis.filtered(weights, "filter", functional.pad(seen, margins, mode="replicate"), q)
+                error = (inside + restored - target[picture, None, :, top:bottom]).square().sum() * SQUARED_UNIT
+                (by_seen,) = torch.autograd.grad(error, seen)
+            upstream = by_seen[0].flatten(1)  # (3 + extra, n)
+            back = out.T @ upstream[:3]
             for (matrix, _), slope in zip(reversed(layers), reversed(slopes), strict=True):
                 back = matrix.T @ back.mul_(slope)
-            torch.mul(back.addmm_(skip.T, residual), 2 * SQUARED_UNIT, out=g)
-            return residual.square().sum()
+            back.addmm_(skip.T, upstream[:3])
+            back[:extra] += upstream[3:]
+            return torch.cat([error.detach().view(1), back.flatten()])
 
-        pictures = zip(planes.flatten(2), target.flatten(2), gradient.flatten(2), strict=True)
-        blocks = [
-            (x[:, start : start + BLOCK], t[:, start : start + BLOCK], g[:, start : start + BLOCK])
-            for x, t, g in pictures
-            for start in range(0, x.shape[1], BLOCK)
-        ]
-        total = torch.stack(_in_parallel(block_error, blocks)).sum()
+        blocks = [(picture, top) for picture in range(len(planes)) for top in range(0, height, size)]
+        gradient, total = torch.zeros_like(planes), planes.new_zeros(())
+        for (picture, top), found in zip(blocks, _in_parallel(block_error, blocks), strict=True):
+            start = max(0, top + above - FILTER_REACH)
+            by_rows = found[1:].view(planes.shape[1], -1, width)
+            gradient[picture, :, start : start + by_rows.shape[1]] += by_rows
+            total += found[0]
         ctx.save_for_backward(gradient)
-        return total * SQUARED_UNIT
+        return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return upstream * gradient, None, None, None
+        return upstream * gradient, None, None, None, None
 
 
 class _Bits(torch.autograd.Function):
@@ -293,10 +319,12 @@ def objective(
     error = target.new_zeros(())
     for top in range(0, height, rows):
         band = target[:, :, top : top + rows]
-        places = [slice(top >> i, -(-min(top + rows, height) >> i) + 2 * HALO) for i in range(len(fields))]
+        above = min(top, FILTER_REACH)  # rows that the filter sees
+        start, stop = max(0, top - coarsest), min(height, top + rows + FILTER_REACH)
+        places = [slice(start >> i, -(-stop >> i) + 2 * HALO) for i in range(len(fields))]
         cut = [z.detach()[:, :, place].requires_grad_() for z, place in zip(halos, places, strict=True)]
-        planes = synthesis.inputs_of_part(model.weights, cut, q, 0, band.shape[2], width)
-        part: Tensor = _SquaredError.apply(planes, band, model, q) / lam  # type: ignore[no-untyped-call]
+        planes = synthesis.inputs_of_part(model.weights, cut, q, 0, stop - start, width)[:, :, top - above - start :]
+        part: Tensor = _SquaredError.apply(planes, band, above, model, q) / lam  # type: ignore[no-untyped-call]
         for whole, place, gradient in zip(upstream, places, torch.autograd.grad(part, cut), strict=True):
             whole[:, :, place] += gradient
         error += part.detach()
@@ -318,23 +346,46 @@ def noisy_round(x: Tensor, temperature: float, generator: torch.Generator | None
 
 def fit_fields(
     prior: Prior,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | NDArray[np.float32],
     quality_index: int,
     steps: int,
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
-) -> tuple[NDArray[np.int32], ...]:
-    """Quantized fields (channels, rows, columns), level 0 first, of a picture (height, width, 3)."""
+    start: Sequence[NDArray[np.int32]] | None = None,
+    lam: float | None = None,
+) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
+    """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
+
+    The fit goes on from `start`, the fields of an earlier one, if they are given; lambda may be another than the
+    quality's.
+    """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
     generator = torch.Generator(device).manual_seed(seed)
-    with torch.no_grad():
-        fields = analyse(model.weights, target, q, model.channels, model.omegas)
+    if start is None:
+        with torch.no_grad():
+            fields = analyse(model.weights, target, q, model.channels, model.omegas)
+    else:
+        fields = [torch.from_numpy(z).to(device)[None].float() for z in start]
+    lam = lagrangian(quality_index) if lam is None else lam
+    pace = WARM if start else 1.0
+    deltas: FilterDeltas | None = None
+
+    def adapted(fields: Sequence[Tensor]) -> FieldModel:
+        """The model with the filter that suits the picture best, as far as it is known."""
+        nonlocal deltas
+        nearest = [z.round() for z in fields]
+        deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator)
+        changed = apply_deltas(prior.tensors, deltas)
+        return replace(model, weights=model.weights | {k: torch.from_numpy(v).to(device) for k, v in changed.items()})
+
     with one_thread_per_block(device):
-        fields = refine(model, fields, target, q, lagrangian(quality_index), steps, generator, progress)
-    return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields)
+        if steps:
+            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace)
+            fields = optimised_rounding(adapted(fields).weights, fields, target, q, lam, model.omegas)
+    return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 
 def refine(
@@ -346,20 +397,27 @@ def refine(
     steps: int,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
+    adapted: Callable[[list[Tensor]], FieldModel] | None = None,
+    pace: float = 1.0,
 ) -> list[Tensor]:
-    """Fields after `steps` descent steps on J, unrounded."""
+    """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
+
+    `adapted` gives the model for the last third of them.
+    """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
     momenta = [torch.zeros_like(z) for z in fields]
     squares = [z.new_zeros(len(z)) for z in fields]
     for step in range(steps):
+        if adapted and step == steps * 2 // 3:
+            model = adapted(fields)
         part = step / max(1, steps - 1)
         temperature = hot + (cold - hot) * part
         leaves = [z.detach().requires_grad_() for z in fields]
         rounded = [noisy_round(z, temperature, generator) for z in leaves]
         gradients = torch.autograd.grad(rounded, leaves, objective(model, rounded, target, q, lam)[1])
         for i, gradient in enumerate(gradients):
-            size = sizes[i, 0] + (sizes[i, 1] - sizes[i, 0]) * part
+            size = pace * (sizes[i, 0] + (sizes[i, 1] - sizes[i, 0]) * part)
             fields[i], momenta[i], squares[i] = descend(
                 leaves[i].detach(), gradient, momenta[i], squares[i], size, step + 1
             )
@@ -385,7 +443,7 @@ def descend(
 
 def fit_network(
     prior: Prior,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | NDArray[np.float32],
     steps: int,
     device: torch.device,
     seed: int = 0,

@@ -1,9 +1,9 @@
 """Pictures: image files to arrays and back, through Pillow, with their metadata.
 
-Inside this package a picture is 8-bit samples in the file's own colour space (sRGB
-unless its ICC profile says otherwise), upright, opaque and still. A file that is more
-than that (transparent, 16 bits deep, CMYK, animated) is refused, so that nothing is
-lost in silence; the caller may ask to convert it instead.
+Inside this package a picture is 8-bit or 16-bit samples in the file's own colour space (sRGB
+unless its ICC profile says otherwise), grey or RGB, upright and still, perhaps with opacity. A file
+that is more than that (CMYK, animated) is refused, so that nothing is lost in silence; the
+caller may ask to convert it instead. Palettes and 1-bit pictures become the colours they show.
 
 Pillow raises almost anything on damaged files and warns about the rest. Both end here:
 reading raises ImageError or nothing, writing OutputError or nothing.
@@ -15,11 +15,13 @@ import os
 import re
 import secrets
 import struct
+import sys
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,7 +33,17 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, TiffImageP
 from inrcodec.bitstream import Limits
 from inrcodec.errors import ImageError, OutputError, OutputExistsError
 
-__all__ = ["Picture", "check_output", "find_pictures", "read_picture", "write_atomically", "write_picture"]
+__all__ = [
+    "Picture",
+    "check_output",
+    "find_pictures",
+    "flatten",
+    "format_picture",
+    "parse_picture",
+    "read_picture",
+    "write_atomically",
+    "write_picture",
+]
 
 LIMITS = Limits()  # what cannot be read back by default is not encoded either
 
@@ -57,7 +69,11 @@ COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "RGBa"})
 DEEP_GREY_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 # Pillow's raw modes say how samples lie in the file. BGR;15 and BGR;16 are 5 or 6 bits per sample, not 16.
 DEEP_RAW_MODE = re.compile(r"(?!BGR)\w+;(12|16|32)")
+# Of colours of 16 bits Pillow keeps the upper byte; asked for the other byte order, it keeps the lower.
+DEEP_COLOUR = re.compile(r"(LA|RGB|RGBA);16([BLN])")
+OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
+XMP_TEXT = b"XML:com.adobe.xmp" + bytes(5)  # of the PNG chunk: a keyword and four empty fields come first
 EXIF_PREFIX = b"Exif\0\0"  # of the block in JPEG; what follows is a small TIFF file
 TIFF_HEADERS = (b"II*\0", b"MM\0*")
 # Of a TIFF file's own tags, the ones about the picture. The others say how this file stores it.
@@ -79,75 +95,123 @@ _PILLOW = threading.Lock()  # its limit on pixels and Python's warning filters b
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An opaque, upright picture."""
+    """An upright picture."""
 
-    pixels: NDArray[np.uint8]  # (height, width, 3)
+    pixels: NDArray[Any]  # (height, width, 3), uint8 or uint16; straight, not multiplied by opacity
     grey: bool = False  # its three channels are equal, and it is to be written with one
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
+    alpha: NDArray[Any] | None = None  # (height, width), of the pixels' type, 0 = transparent; None = opaque
+
+    @property
+    def bit_depth(self) -> int:
+        """Bits per sample, 8 or 16."""
+        return 8 * self.pixels.dtype.itemsize
+
+    @classmethod
+    def from_array(cls, array: NDArray[Any], metadata: Mapping[str, bytes] | None = None) -> Picture:
+        """The picture of uint8 or uint16 samples, (height, width) or (height, width, channels).
+
+        2 channels are grey and opacity, 3 are RGB, 4 are RGB and opacity. ImageError for other arrays.
+        """
+        if array.dtype not in (np.uint8, np.uint16):
+            raise ImageError(f"expected samples of type uint8 or uint16, found {array.dtype}")
+        if array.ndim not in (2, 3) or array.shape[2:] not in ((), (2,), (3,), (4,)) or not array.size:
+            raise ImageError(f"expected an array (height, width) or (height, width, 2..4), found {array.shape}")
+        if not LIMITS.allow(array.shape[1], array.shape[0]):
+            raise ImageError(f"expected at most {LIMITS}, found {array.shape[1]} x {array.shape[0]}")
+        samples = array.reshape(*array.shape[:2], -1)  # (H, W, 1..4)
+        grey, alpha = samples.shape[2] < 3, samples.shape[2] in (2, 4)
+        pixels = np.repeat(samples[..., :1], 3, axis=2) if grey else samples[..., :3].copy()
+        return cls(pixels, grey, dict(metadata or {}), samples[..., -1].copy() if alpha else None)
+
+    def to_array(self) -> NDArray[Any]:
+        """The samples as `from_array` takes them."""
+        samples = self.pixels[..., :1] if self.grey else self.pixels
+        if self.alpha is not None:
+            samples = np.concatenate([samples, self.alpha[..., None]], axis=2)
+        return np.ascontiguousarray(samples[..., 0] if samples.shape[2] == 1 else samples)
 
 
 def read_picture(path: Path, *, convert: bool = False) -> Picture:
     """The picture in a file, turned upright as its EXIF orientation says.
 
-    ICC profile, EXIF (its orientation set to 1) and XMP are kept. With `convert`, transparency is put on
-    white, 16-bit samples are scaled to 8 bits, CMYK and other colour spaces become RGB as Pillow has it, and
-    of several pictures the first is taken. Raises ImageError without it in these cases, and always for what
-    is not a whole picture of at most 2**28 pixels and 32768 pixels a side, or has floating-point samples.
+    ICC profile, EXIF (its orientation set to 1) and XMP are kept. With `convert`, CMYK and other colour spaces
+    become RGB as Pillow has it, of several pictures the first is taken, and the result is `flatten`ed. Raises
+    ImageError without it in these cases, and always for what is not a whole picture of at most 2**28 pixels
+    and 32768 pixels a side, or has floating-point samples.
     """
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{path}: expected a file, found something else")
     try:
-        if path.exists() and not path.is_file():
-            raise ImageError("expected a file, found something else")
-        with path.open("rb") as file, _pillow():
-            formats = _readable_formats()
-            with Image.open(file, formats=formats) as image:
-                if image.format == "PNG":
-                    image.verify()  # only this looks at the checksums of the pixel data; it uses the image up
-            file.seek(0)
-            with Image.open(file, formats=formats) as image:
-                return _read(image, file, convert)
-    except UnidentifiedImageError:
-        found = "none of them, or a damaged one" if path.stat().st_size else "an empty file"
-        raise ImageError(f"{path}: expected a picture ({', '.join(FORMATS)}), found {found}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{path}: expected at most {LIMITS}, found more") from None
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+        file = path.open("rb")
     except OSError as error:
         raise ImageError(f"{path}: cannot read the picture: {error.strerror or error}") from None
-    except Exception as error:  # of a damaged file Pillow raises whatever its parsers happen to meet
-        raise ImageError(f"{path}: cannot read the picture: {type(error).__name__}: {error}") from None
+    with file:
+        return _read_file(file, str(path), convert)
 
 
-def find_pictures(folder: Path) -> list[Path]:
+def parse_picture(data: bytes, source: str, *, convert: bool = False) -> Picture:
+    """The picture in the bytes of a file, as `read_picture` has it; `source` names it in errors."""
+    return _read_file(BytesIO(data), source, convert)
+
+
+def flatten(picture: Picture) -> Picture:
+    """The picture with 8 bits per sample, and on white where it is transparent."""
+    top = 2**picture.bit_depth - 1
+    if top == 255 and picture.alpha is None:
+        return picture
+    samples = picture.pixels.astype(np.float32)
+    if picture.alpha is not None:
+        opacity = picture.alpha[..., None] / np.float32(top)
+        samples = samples * opacity + top * (1 - opacity)  # Porter and Duff 1984, "over" white
+    return replace(picture, pixels=np.rint(samples * (255 / top)).astype(np.uint8), alpha=None)
+
+
+def find_pictures(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[Path]:
     """Files with the suffix of a picture in a folder and those inside it, in the order of their names.
 
     ImageError if there is no folder or no such file in it.
     """
     if not folder.is_dir():
         raise ImageError(f"{folder}: expected a folder of pictures, found no folder")
-    found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()]
     if not found:
-        raise ImageError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
+        raise ImageError(f"{folder}: expected pictures ({', '.join(sorted(suffixes))}), found none")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def write_picture(picture: Picture, path: Path, *, overwrite: bool = False) -> None:
     """Write a picture with its metadata; the suffix chooses PNG, JPEG, WebP or TIFF.
 
-    OutputError if there is no such format, or the picture or its metadata do not fit into it;
-    otherwise as `write_atomically`.
+    Errors are those of `format_picture` and `write_atomically`.
+    """
+    write_atomically(path, format_picture(picture, path), overwrite=overwrite)
+
+
+def format_picture(picture: Picture, path: Path, *, convert: bool = False) -> bytes:
+    """What `write_picture` writes to a path.
+
+    With `convert` the picture is `flatten`ed for a format that holds no transparency or 16 bits. OutputError if
+    the suffix is that of no format, or the picture or its metadata do not fit into the format.
     """
     if path.suffix.lower() not in SAVERS:
         raise OutputError(f"{path}: expected one of the suffixes {', '.join(SAVERS)}, found {path.suffix!r}")
     file_format, options = SAVERS[path.suffix.lower()]
-    image = Image.fromarray(np.ascontiguousarray(picture.pixels[..., 0] if picture.grey else picture.pixels))
+    if convert and not _holds(file_format, picture):
+        picture = flatten(picture)
+    if not _holds(file_format, picture):
+        kind = f"{picture.bit_depth} bits{'' if picture.alpha is None else ' and transparency'}"
+        raise OutputError(f"{path}: {file_format} cannot hold {kind}; choose PNG, or convert to 8 bits on white")
+    if file_format == "PNG" and picture.bit_depth == 16:
+        return _deep_png(picture)
+    image = Image.fromarray(picture.to_array())
     buffer = BytesIO()
     try:
         with _pillow():
             image.save(buffer, file_format, **options, **_metadata_options(file_format, picture.metadata))
     except Exception as error:  # too wide for WebP, EXIF too long for JPEG, damaged EXIF for TIFF, ...
         raise OutputError(f"{path}: cannot be written as {file_format}: {error}") from None
-    write_atomically(path, buffer.getvalue(), overwrite=overwrite)
+    return buffer.getvalue()
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -215,6 +279,30 @@ def _pillow() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
+def _read_file(file: BinaryIO, source: str, convert: bool) -> Picture:
+    """The picture in an open file. ImageErrors name the source."""
+    try:
+        with _pillow():
+            formats = _readable_formats()
+            with Image.open(file, formats=formats) as image:
+                if image.format == "PNG":
+                    image.verify()  # only this looks at the checksums of the pixel data; it uses the image up
+            file.seek(0)
+            with Image.open(file, formats=formats) as image:
+                return _read(image, file, convert)
+    except UnidentifiedImageError:
+        found = "none of them, or a damaged one" if file.seek(0, os.SEEK_END) else "an empty file"
+        raise ImageError(f"{source}: expected a picture ({', '.join(FORMATS)}), found {found}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{source}: expected at most {LIMITS}, found more") from None
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}") from None
+    except OSError as error:
+        raise ImageError(f"{source}: cannot read the picture: {error.strerror or error}") from None
+    except Exception as error:  # of a damaged file Pillow raises whatever its parsers happen to meet
+        raise ImageError(f"{source}: cannot read the picture: {type(error).__name__}: {error}") from None
+
+
 def _readable_formats() -> list[str]:
     """FORMATS without those that this Pillow was built without."""
     Image.init()
@@ -233,8 +321,10 @@ def _read(image: ImageFile.ImageFile, file: BinaryIO, convert: bool) -> Picture:
     if image.mode == "F":
         raise ImageError("expected integer samples, found floating-point ones")
     top = _largest_sample(image, file)
-    if top > 255 and not convert:
-        raise ImageError(f"expected 8 bits per sample, found {top.bit_length()} (converting scales them)")
+    reduced = top > 255 and image.mode not in DEEP_GREY_MODES
+    stored, tiles = _deep_colours(image), list(image.tile)  # which loading uses up
+    if reduced and not stored and not convert:
+        raise ImageError(f"expected 8 or 16 bits per sample, found {top.bit_length()} (converting scales them)")
     known = GREY_MODES | COLOUR_MODES | DEEP_GREY_MODES
     if image.mode not in known and not convert:
         raise ImageError(f"expected RGB, grey or a palette, found {image.mode} (converting makes it RGB)")
@@ -243,29 +333,70 @@ def _read(image: ImageFile.ImageFile, file: BinaryIO, convert: bool) -> Picture:
     metadata = _read_metadata(image)
     with suppress(Exception):  # a damaged EXIF block cannot turn the picture, but the picture is whole
         ImageOps.exif_transpose(image, in_place=True)
-    grey = image.mode in GREY_MODES | DEEP_GREY_MODES
+    samples: NDArray[Any]
+    opacity: NDArray[Any]
     if image.mode in DEEP_GREY_MODES:
         samples, opacity = _scale_grey(image, top)
+    elif reduced and stored:
+        samples, opacity = _join_bytes(image, stored, tiles[0], file)
     else:
-        samples, opacity = _expand(image, deep=top > 255)
-    if opacity.min(initial=255) < 255:
-        if not convert:
-            raise ImageError("expected an opaque picture, found transparency (converting puts it on white)")
-        over, under = (
-            samples * (opacity / np.float32(255)),
-            255 - opacity,
-        )  # Porter and Duff 1984, "over" white
-        samples = np.rint(over + under).astype(np.uint8)
+        samples, opacity = _expand(image, deep=reduced)
+    grey = samples.shape[2] == 1
     pixels = np.broadcast_to(samples, (*samples.shape[:2], 3)).copy()  # (H, W, 3), ours to write to
+    alpha = opacity[..., 0].copy() if opacity.min() < np.iinfo(opacity.dtype).max else None
     if "icc" in metadata and metadata["icc"][16:20] != (b"GRAY" if grey else b"RGB "):
         del metadata["icc"]  # a profile of another colour space, such as the CMYK it was converted from
-    return Picture(pixels, grey, metadata)
+    picture = Picture(pixels, grey, metadata, alpha)
+    return flatten(picture) if convert else picture
+
+
+def _deep_colours(image: ImageFile.ImageFile) -> str | None:
+    """How an image that Pillow reduces to 8 bits lies in its file: a raw mode, "PPM", or None if we cannot undo it."""
+    kinds = {str(_arguments(tile)[0]) for tile in image.tile}
+    if image.format == "PPM":
+        return "PPM" if kinds == {"RGB"} and image.tile[0].codec_name == "ppm" else None
+    return kinds.pop() if len(kinds) == 1 and all(map(DEEP_COLOUR.fullmatch, kinds)) else None
+
+
+def _arguments(tile: ImageFile._Tile) -> tuple[Any, ...]:
+    """Of the decoder of a tile: the raw mode comes first."""
+    return tile.args if isinstance(tile.args, tuple) else (tile.args,)
+
+
+def _join_bytes(
+    image: ImageFile.ImageFile, stored: str, tile: ImageFile._Tile, file: BinaryIO
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """16-bit samples (H, W, 1 or 3) and opacity (H, W, 1) of a loaded, upright image of 8 bits."""
+    opaque = np.full((1, 1, 1), 65535, np.uint16)
+    if stored == "PPM":
+        file.seek(tile.offset)
+        values = np.frombuffer(file.read(image.height * image.width * 6), ">u2").reshape(image.height, image.width, 3)
+        return _to_16_bits(values, _arguments(tile)[-1]), opaque
+    grey = stored.startswith("LA")
+    file.seek(0)
+    with Image.open(file, formats=[image.format or ""]) as other:
+        # Grey with opacity has no second byte order. Its 4 bytes pass for those of RGBA.
+        raw_mode = "RGBA" if grey else stored[:-1] + OTHER_BYTE[stored[-1]]
+        other.tile = [tile._replace(args=(raw_mode, *_arguments(tile)[1:])) for tile in other.tile]
+        other.load()
+        with suppress(Exception):
+            ImageOps.exif_transpose(other, in_place=True)
+        lower = np.asarray(other).astype(np.uint16)
+    if grey:
+        return lower[..., :1] * 256 + lower[..., 1:2], lower[..., 2:3] * 256 + lower[..., 3:]
+    samples = np.asarray(image).astype(np.uint16) * 256 + lower
+    colour = image.info.get("transparency")
+    if samples.shape[2] == 4:
+        return samples[..., :3], samples[..., 3:]
+    if isinstance(colour, tuple):
+        return samples, np.where((samples == colour).all(axis=2, keepdims=True), 0, 65535).astype(np.uint16)
+    return samples, opaque
 
 
 def _largest_sample(image: ImageFile.ImageFile, file: BinaryIO) -> int:
     """What white is in the file: 255, or more if Pillow is about to reduce the samples to 8 bits unasked."""
     for tile in image.tile:
-        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        args = _arguments(tile)
         if tile.codec_name.startswith("ppm") and args[-1] > 255:
             return 65535  # Pillow scales a PPM to 16 bits, whatever its own maximum
         if isinstance(args[0], str) and (deep := DEEP_RAW_MODE.match(args[0])):
@@ -279,13 +410,18 @@ def _largest_sample(image: ImageFile.ImageFile, file: BinaryIO) -> int:
     return 65535 if image.mode in DEEP_GREY_MODES else 255
 
 
-def _scale_grey(image: Image.Image, top: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Samples 0..top scaled to 8 bits, and their opacity, both of shape (H, W, 1)."""
+def _scale_grey(image: Image.Image, top: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Samples 0..top scaled to 16 bits, and their opacity, both of shape (H, W, 1)."""
     values = np.asarray(image).astype(np.int64)[..., None]
     if values.min() < 0 or values.max() > top:
         raise ImageError(f"expected samples of 0..{top}, found {values.min()}..{values.max()}")
-    opacity = np.where(values == image.info.get("transparency", -1), 0, 255).astype(np.uint8)
-    return ((values * 255 + top // 2) // top).astype(np.uint8), opacity
+    opacity = np.where(values == image.info.get("transparency", -1), 0, 65535).astype(np.uint16)
+    return _to_16_bits(values, top), opacity
+
+
+def _to_16_bits(values: NDArray[np.integer[Any]], top: int) -> NDArray[np.uint16]:
+    """Samples 0..top as 0..65535, rounded to the nearest."""
+    return ((values.astype(np.int64) * 65535 + top // 2) // top).astype(np.uint16)
 
 
 def _expand(image: Image.Image, *, deep: bool) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -357,6 +493,36 @@ def _reset_orientation(exif: bytes) -> bytes:
     return exif
 
 
+def _holds(file_format: str, picture: Picture) -> bool:
+    """Whether a format can hold a picture's opacity and depth."""
+    if picture.bit_depth == 16:
+        return file_format == "PNG" or file_format == "TIFF" and picture.grey and picture.alpha is None
+    return picture.alpha is None or file_format != "JPEG"
+
+
+def _deep_png(picture: Picture) -> bytes:
+    """A PNG of 16 bits per sample, which Pillow can write of grey only."""
+    samples = picture.to_array().astype(">u2")
+    height, width, channels = *samples.shape[:2], samples[0, 0].size
+    rows = samples.view(np.uint8).reshape(height, -1)
+    filtered = np.diff(rows, axis=0, prepend=np.uint8(0))  # filter type 2, "up"
+    lines = np.concatenate([np.full((height, 1), 2, np.uint8), filtered], axis=1)
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    if "icc" in picture.metadata:
+        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.metadata["icc"])))
+    if "exif" in picture.metadata:
+        chunks.append((b"eXIf", picture.metadata["exif"]))
+    if "xmp" in picture.metadata:
+        chunks.append((b"iTXt", XMP_TEXT + picture.metadata["xmp"]))
+    chunks += [(b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def _metadata_options(file_format: str, metadata: Mapping[str, bytes]) -> dict[str, Any]:
     """How Pillow is told to save metadata in a format."""
     options: dict[str, Any] = {}
@@ -371,9 +537,8 @@ def _metadata_options(file_format: str, metadata: Mapping[str, bytes]) -> dict[s
     if "exif" in metadata:
         options["exif"] = EXIF_PREFIX + metadata["exif"]
     if "xmp" in metadata and file_format == "PNG":
-        # Not Pillow's add_itxt, which takes only valid text: a keyword and four empty fields come first.
         text = PngImagePlugin.PngInfo()
-        text.add(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + metadata["xmp"])
+        text.add(b"iTXt", XMP_TEXT + metadata["xmp"])  # not Pillow's add_itxt, which takes only valid text
         options["pnginfo"] = text
     elif "xmp" in metadata:
         options["xmp"] = metadata["xmp"]

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from inrcodec.errors import ImageError, OptionError
 
-__all__ = ["Point", "bd_rate", "bits_per_pixel", "psnr", "ssim"]
+__all__ = ["Point", "bd_rate", "bits_per_pixel", "difference", "ms_ssim", "psnr", "ssim"]
 
 PEAK = 255  # the largest sample
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 WINDOW = 11  # pixels of SSIM's window, a side
 WINDOW_SIGMA = 1.5  # pixels
+SCALE_WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # of MS-SSIM's scales, fine to coarse
+DIFFERENCE_GAIN = 8  # so that an error of 1 is seen
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # keep SSIM's two ratios finite where a window is flat
 
 Point = tuple[float, float]  # bits per pixel, dB
@@ -43,15 +45,55 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     ImageError if the pictures differ in size.
     """
     _check_sizes(a, b)
+    luminance, contrast = _similarity(a @ LUMA, b @ LUMA)
+    return float(np.mean(luminance * contrast))
+
+
+def ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Multi-scale structural similarity of the lumas, in [0, 1]; 1 if they are equal.
+
+    As in Wang, Simoncelli and Bovik 2003, with 5 scales. A picture with a side of fewer than 176 pixels, whose
+    coarsest scales are smaller than SSIM's window, has fewer, and their weights are scaled to sum 1.
+    ImageError if the pictures differ in size.
+    """
+    _check_sizes(a, b)
     x, y = a @ LUMA, b @ LUMA  # (H, W) each
+    scales = max(1, min(len(SCALE_WEIGHTS), (min(x.shape) // WINDOW).bit_length()))
+    weights = SCALE_WEIGHTS[:scales] / SCALE_WEIGHTS[:scales].sum()
+    product = 1.0
+    for scale, weight in enumerate(weights):
+        luminance, contrast = _similarity(x, y)
+        # Equation 7: the luminance counts at the coarsest scale only.
+        similarity = np.mean(luminance * contrast) if scale == scales - 1 else np.mean(contrast)
+        product *= max(0.0, float(similarity)) ** float(weight)
+        x, y = _halve(x), _halve(y)
+    return product
+
+
+def difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture of where two pictures differ: the absolute difference, 8 times as bright. ImageError as of `psnr`."""
+    _check_sizes(a, b)
+    error: NDArray[np.int16] = np.abs(a.astype(np.int16) - b)
+    return np.minimum(DIFFERENCE_GAIN * error, PEAK).astype(np.uint8)
+
+
+def _similarity(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """SSIM's two factors in every window of two lumas: luminance, and contrast with structure."""
     mean_x, mean_y = _blur(x), _blur(y)
     variance_x = _blur(x * x) - mean_x**2
     variance_y = _blur(y * y) - mean_y**2
     covariance = _blur(x * y) - mean_x * mean_y
-    # Equation 13.
-    numerator = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
-    denominator = (mean_x**2 + mean_y**2 + C1) * (variance_x + variance_y + C2)
-    return float(np.mean(numerator / denominator))
+    # Wang et al. 2004, equation 13.
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    contrast = (2 * covariance + C2) / (variance_x + variance_y + C2)
+    return luminance, contrast
+
+
+def _halve(image: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of 2x2 pixels; an odd last row or column is left out."""
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    blocks: NDArray[np.float64] = image[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+    return blocks
 
 
 def bits_per_pixel(size: int, height: int, width: int) -> float:

@@ -10,6 +10,7 @@ and the conditioning q that networks see, which is log lambda, linear in the ind
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -51,6 +52,27 @@ def conditioning(index: int) -> float:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a file should have instead of a quality: one of these. Quality 1 and 100 are as far as it goes."""
+
+    size: int | None = None  # bytes at most, met within 2 %
+    bpp: float | None = None  # bits per pixel of the whole file at most, likewise
+    psnr: float | None = None  # dB at least, of RGB at the picture's own pixels; met within 0.1 dB
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.size, self.bpp, self.psnr) if value is not None]
+        if len(given) != 1:
+            raise OptionError("give one target: a size, bits per pixel or a PSNR")
+        if not (math.isfinite(given[0]) and given[0] > 0):
+            raise OptionError(f"a target must be above 0, not {given[0]:g}")
+
+    def __str__(self) -> str:
+        if self.size is not None:
+            return f"a size of {self.size} bytes"
+        return f"{self.bpp:g} bits per pixel" if self.bpp is not None else f"a PSNR of {self.psnr:g} dB"
+
+
+@dataclass(frozen=True)
 class EncodeOptions:
     """How to encode one picture."""
 
@@ -59,6 +81,7 @@ class EncodeOptions:
     prior: str = "photo"  # name of a bundled prior, or a file
     device: Device = Device.AUTO
     seed: int = 0  # of whatever a fit draws at random
+    target: Target | None = None  # if there is one, the quality is found
 
     def __post_init__(self) -> None:
         quality_index(self.quality)
@@ -73,6 +96,7 @@ class DecodeOptions:
     scale: float | None = None  # output samples per pixel
     size: tuple[int, int] | None = None  # output (width, height), of the region if there is one
     region: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels
+    levels: int | None = None  # at most so many, coarse to fine; the file may be cut short after them
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.size is not None:
@@ -83,3 +107,5 @@ class DecodeOptions:
             raise OptionError(f"size must be at least 1x1, not {self.size[0]}x{self.size[1]}")
         if self.region is not None and (min(self.region[:2]) < 0 or min(self.region[2:]) < 1):
             raise OptionError(f"a region is x,y,w,h with w and h at least 1, not {self.region}")
+        if self.levels is not None and self.levels < 1:
+            raise OptionError(f"levels must be at least 1, not {self.levels}")

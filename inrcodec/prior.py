@@ -19,6 +19,9 @@ Tensors that this module knows (others belong to the modules that use them):
     field.slope     float32 (channels,) what conditioning adds to it
     field.kernel    float32 (levels, 2) (B, C) of the interpolation, see `lattice`
     skip.weight     float32 (3, channels)
+    filter.in       float32 (features, 3 + planes, 3, 3), filter.in_bias (features, 3), filter.out (3, features, 3, 3),
+                    filter.out_bias (3,): the filter of `render`; the bias in powers of q. It sees the first `planes`
+                    channels. detail.*: likewise, with 9 for 3 in the output
 
 A layer has at most 1024 units and no number is beyond 10**6 (16 in field.*, so that exp is harmless):
 whatever a file holds, decoding stays finite, and a sample costs a bounded number of operations.
@@ -192,18 +195,30 @@ def _check_network(architecture: Architecture, tensors: Mapping[str, NDArray[Any
         width = weight.shape[0]
     if width != 3:
         raise PriorError(f"{source}: the network should give 3 values per sample, found {width}")
-    for key, shape in _field_shapes(architecture.channels).items():
+    for key, shape in _field_shapes(architecture.channels, tensors, source).items():
         found = tensors.get(key)
         if found is None or found.dtype != np.float32 or found.shape != shape:
             raise PriorError(f"{source}: a prior with fields needs {key}, float32 {shape}")
 
 
-def _field_shapes(channels: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _field_shapes(
+    channels: tuple[int, ...], tensors: Mapping[str, NDArray[Any]], source: str
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that only a prior with fields has, and that decoding needs besides its rate model's."""
     if not channels:
         return {}
     total = sum(channels)
-    return {
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, out in (("filter", 3), ("detail", 9)):
+        kernel = tensors.get(f"{name}.in")
+        if kernel is None or kernel.ndim != 4 or not 1 <= len(kernel) <= MAX_WIDTH:
+            raise PriorError(f"{source}: a prior with fields needs {name}.in with 1..{MAX_WIDTH} features")
+        features, seen = len(kernel), tensors["filter.in"].shape[1]
+        if not 3 <= seen <= 3 + total:
+            raise PriorError(f"{source}: the filters should see 3 values and 0..{total} planes, found {seen}")
+        shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
+        shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
+    return shapes | {
         "field.gain": (total,),
         "field.slope": (total,),
         "field.kernel": (len(channels), 2),

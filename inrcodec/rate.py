@@ -67,11 +67,16 @@ def trunks(weights: Weights, fields: Sequence[Tensor]) -> list[Tensor | None]:
     return out[::-1]
 
 
-def distributions(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Mean and log scale of every value, each shaped like its field; fields (B, C, h, w) level 0 first, q (B, 1)."""
+def distributions(
+    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, levels: int | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Mean and log scale of every value, each shaped like its field; fields (B, C, h, w) level 0 first, q (B, 1).
+
+    With `levels`, only of that many of the finest.
+    """
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     out = []
-    for level, (values, trunk) in enumerate(zip(fields, trunks(weights, fields), strict=True)):
+    for level, (values, trunk) in enumerate(zip(fields[:levels], trunks(weights, fields)[:levels], strict=True)):
         name = f"rate.{level}."
         a = _causal(weights, level, values) + (powers @ weights[name + "bias"].T)[:, :, None, None]
         if trunk is not None:

@@ -2,12 +2,20 @@
 
 This is the reference decoder. The function that is sampled is, for a real position p,
 
-    f(p) = SIREN([x, y], s_0(p), s_1(p), ..., q, q^2) + K [s_0(p), s_1(p), ...]
+    f(p) = SIREN([x, y], s_0(p), s_1(p), ..., q, q^2) + K [s_0(p), s_1(p), ...] + r(p)
 
 with the normalised coordinates only where the prior has them, and the interpolated
 lattice fields s_l, scaled by the gains for quality q, only where it has fields. Its values are
-sRGB / 255 - 0.5. An output sample is the value at its centre where samples are finer
-than pixels, and the mean over its area where they are coarser, so shrinking does not alias.
+sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters, each of two 3x3 layers, at pixel
+centres: the first sees f without r, the second f with it. In between r is
+
+    r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
+
+with the first filter's R and the second's X, Y and D interpolated like a field of level 0, and (x', y') the
+offset from a pixel's centre: the second filter has no say there.
+
+An output sample is the value at its centre where samples are finer than pixels, and the mean over its area where
+they are coarser, so shrinking does not alias.
 
 Output is made in square tiles aligned to the whole output, whatever part is asked for:
 memory does not grow with the picture, and a region is bit for bit a part of the whole.
@@ -20,6 +28,7 @@ import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +42,7 @@ from inrcodec.prior import Prior
 TILE = 256  # samples along the side of a tile
 CHUNK = 8192  # samples that go through the network at once: they stay in the cache
 MAX_SAMPLES = 1 << 28
+FILTER_REACH = 2  # pixels that a filter looks around: two layers of 3x3
 
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
@@ -45,7 +55,7 @@ class Parameters:
     height: int  # pixels
     width: int
     conditioning: float  # q, normalised log lambda, about -1..1 (options.conditioning)
-    network: Mapping[str, Floats]  # siren.I.weight and .bias, the prior's plus this picture's deltas
+    network: Mapping[str, Floats]  # siren.I.* and, with fields, filter.*: the prior's plus this picture's deltas
     fields: tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first, in steps
 
 
@@ -80,16 +90,16 @@ def render(
     view: View,
     region: tuple[slice, slice] | None = None,
     network: Network | None = None,
-) -> NDArray[np.uint8]:
-    """8-bit sRGB samples of a view, shape (rows, columns, 3); with `region`, only those of its samples.
+    bit_depth: int = 8,
+) -> NDArray[Any]:
+    """sRGB samples of a view, uint8 or uint16, shape (rows, columns, 3); with `region`, only those of its samples.
 
     `network` evaluates the network elsewhere than in NumPy.
     """
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
-    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
-    gains = field_gains(prior, parameters.conditioning)
-    scaled = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
-    sampler = _sampler(prior, parameters, scaled, network or numpy_network(prior, parameters))
+    top_sample = 2**bit_depth - 1
+    out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), f"u{bit_depth // 8}")
+    function = _Function(prior, parameters, network)
 
     fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
     ys = sample_axis(parameters.height, view.top, view.top + view.height, view.rows * fine_y)
@@ -98,11 +108,11 @@ def render(
     def tile(top: int, left: int) -> None:
         """Compute one whole tile and keep what was asked for."""
         bottom, right = min(top + TILE, view.rows), min(left + TILE, view.columns)
-        samples = sampler(ys[top * fine_y : bottom * fine_y], xs[left * fine_x : right * fine_x])
+        samples = function.on_grid(ys[top * fine_y : bottom * fine_y], xs[left * fine_x : right * fine_x])
         if fine_y * fine_x > 1:
             visible = np.clip(samples, -0.5, 0.5, out=samples)
             samples = visible.reshape(bottom - top, fine_y, right - left, fine_x, 3).mean(axis=(1, 3))
-        pixels = np.clip(np.rint(samples * 255 + 127.5), 0, 255).astype(np.uint8)
+        pixels = np.clip(np.rint(samples * top_sample + top_sample / 2), 0, top_sample).astype(out.dtype)
         y0, y1 = max(top, rows.start), min(bottom, rows.stop)
         x0, x1 = max(left, columns.start), min(right, columns.stop)
         out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = pixels[
@@ -122,6 +132,17 @@ def render(
             for done in [pool.submit(tile, *corner) for corner in tiles]:
                 done.result()
     return out
+
+
+def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
+    """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
+    function = _Function(prior, parameters)
+    out = np.empty((len(positions), 3), np.float32)
+    rows, row = np.unique(positions[:, 1], return_inverse=True)
+    order = np.argsort(row, kind="stable")
+    for y, members in zip(rows, np.split(order, np.cumsum(np.bincount(row))[:-1]), strict=True):  # one row at a time
+        out[members] = function.on_grid(np.array([y]), positions[members, 0])[0]
+    return np.clip(out + np.float32(0.5), 0, 1, out=out)
 
 
 def _oversampling(extent: float, samples: int) -> int:
@@ -164,29 +185,118 @@ def numpy_network(prior: Prior, parameters: Parameters) -> Network:
     return evaluate
 
 
-def _sampler(
-    prior: Prior, parameters: Parameters, scaled: list[Floats], network: Network
-) -> Callable[[NDArray[np.float64], NDArray[np.float64]], Floats]:
-    """The picture as a function of row and column positions: (H,), (W,) -> (H, W, 3)."""
-    architecture = prior.architecture
-    kernels = prior.tensors.get("field.kernel")
-    features = 2 * architecture.coordinates + sum(architecture.channels)
+class _Function:
+    """The picture as a function of positions."""
 
-    def sample(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        inputs = np.empty((len(ys), len(xs), features), np.float32)
+    def __init__(self, prior: Prior, parameters: Parameters, network: Network | None = None) -> None:
+        self.architecture = prior.architecture
+        self.tensors = {**prior.tensors, **parameters.network}
+        self.height, self.width = parameters.height, parameters.width
+        self.kernels = [(float(b), float(c)) for b, c in prior.tensors.get("field.kernel", ())]
+        gains = field_gains(prior, parameters.conditioning)
+        self.fields = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
+        self.features = 2 * self.architecture.coordinates + sum(self.architecture.channels)
+        self.powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
+        self.network = network or numpy_network(prior, parameters)
+
+    def on_grid(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        """Values at rows and columns: (H,), (W,) -> (H, W, 3)."""
+        if not self.kernels:
+            return self._evaluated(self._inputs(ys, xs))
+        if _are_centres(ys) and _are_centres(xs):
+            return self._restored(_pixels(ys), _pixels(xs))[0][..., :3]
+        rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0])
+        columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0])
+        parts = (down @ self._detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
+        samples = self._evaluated(self._inputs(ys, xs))
+        samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
+        return samples
+
+    def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
+        """What the network sees, (H, W, features)."""
+        planes = np.empty((len(ys), len(xs), self.features), np.float32)
         at = 0
-        if architecture.coordinates:
-            inputs[..., 0] = normalise(xs, parameters.width)
-            inputs[..., 1] = normalise(ys, parameters.height)[:, None]
+        if self.architecture.coordinates:
+            planes[..., 0] = normalise(xs, self.width)
+            planes[..., 1] = normalise(ys, self.height)[:, None]
             at = 2
-        for level, values in enumerate(scaled):
-            assert kernels is not None
-            b, c = (float(k) for k in kernels[level])
-            rows, down = interpolation_matrix(ys, level, values.shape[1], b, c)
-            columns, across = interpolation_matrix(xs, level, values.shape[2], b, c)
+        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
+            rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel)
+            columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel)
             for channel in values[:, rows, columns]:
-                inputs[..., at] = down @ channel @ across.T
+                planes[..., at] = down @ channel @ across.T
                 at += 1
-        return network(inputs.reshape(-1, features)).reshape(len(ys), len(xs), 3)
+        return planes
 
-    return sample
+    def _evaluated(self, planes: Floats) -> Floats:
+        values: Floats = self.network(planes.reshape(-1, self.features)).reshape(*planes.shape[:2], 3)
+        return values
+
+    def _filtered(self, name: str, seen: Floats) -> Floats:
+        """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
+        hidden = _convolve(seen, self.tensors[f"{name}.in"])
+        hidden += self.tensors[f"{name}.in_bias"] @ self.powers
+        out = _convolve(np.maximum(hidden, 0, out=hidden), self.tensors[f"{name}.out"])
+        out += self.tensors[f"{name}.out_bias"]
+        return out
+
+    def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
+        """At the centres of some pixels: picture and finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
+        (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
+        planes = self._inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
+        extra = self.tensors["filter.in"].shape[1] - 3
+        seen = np.concatenate([self._evaluated(planes), planes[..., :extra]], -1)
+        added = self._filtered("filter", np.pad(seen, (vertical, horizontal, (0, 0)), mode="edge"))
+        picture = _inner(seen, rows.start - down.start, columns.start - across.start, added)
+        picture[..., :3] += added
+        return picture, added
+
+    def _detailed(self, rows: slice, columns: slice) -> Floats:
+        """R, X, Y and D at the centres of some pixels, (12, H, W)."""
+        (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
+        picture, added = self._restored(down, across)
+        detail = self._filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
+        added = _inner(added, rows.start - down.start, columns.start - across.start, detail)
+        return np.concatenate([added, detail], -1).transpose(2, 0, 1)
+
+
+def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDArray[np.float64]) -> NDArray[Any]:
+    """r from R, X, Y and D at positions, (4, ...) -> (...)."""
+    x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(np.float32) for axis in (xs, ys))
+    found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y
+    return found
+
+
+def _are_centres(positions: NDArray[np.float64]) -> bool:
+    """Whether positions are the centres of successive pixels."""
+    return bool(np.array_equal(positions, np.floor(positions[0]) + 0.5 + np.arange(len(positions))))
+
+
+def _pixels(centres: NDArray[np.float64]) -> slice:
+    return slice(int(centres[0]), int(centres[-1]) + 1)
+
+
+def _grown(part: slice, size: int) -> tuple[slice, tuple[int, int]]:
+    """What a filter looks at of an axis, and how often to repeat the picture's first and last pixel for the rest."""
+    start, stop = part.start - FILTER_REACH, part.stop + FILTER_REACH
+    grown = slice(max(0, start), min(size, stop))
+    return grown, (grown.start - start, stop - grown.stop)
+
+
+def _inner(values: Floats, top: int, left: int, like: Floats) -> Floats:
+    """The part of (H, W, C) that begins at (top, left) and has the sides of `like`."""
+    return values[top : top + like.shape[0], left : left + like.shape[1]]
+
+
+def _convolve(x: Floats, kernel: Floats) -> Floats:
+    """Correlation of (H + 2, W + 2, in) with a kernel (out, in, 3, 3): (H, W, out)."""
+    height, width, out = x.shape[0] - 2, x.shape[1] - 2, len(kernel)
+    if out <= x.shape[2]:  # sum shifted products
+        products = x @ kernel.transpose(1, 2, 3, 0).reshape(x.shape[2], 9 * out)
+        taps = products.reshape(height + 2, width + 2, 3, 3, out)
+        total: Floats = np.sum(
+            [taps[dy : dy + height, dx : dx + width, dy, dx] for dy in range(3) for dx in range(3)], axis=0
+        )
+        return total
+    windows = [x[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
+    return np.concatenate(windows, -1) @ kernel.transpose(2, 3, 1, 0).reshape(-1, out)

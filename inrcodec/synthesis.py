@@ -8,6 +8,7 @@ are leaves) and fitting (where the fields are).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from inrcodec.lattice import cells
 from inrcodec.prior import Prior
-from inrcodec.render import Network, Parameters, network_layers
+from inrcodec.render import FILTER_REACH, Network, Parameters, network_layers
 from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
@@ -109,11 +110,61 @@ def network(weights: Weights, planes: Tensor, conditioning: Tensor, omegas: Sequ
     return torch.cat(parts, 2).reshape(batch, 3, height, width)
 
 
-def synthesize(
-    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float], level: int = 0
+def finest(weights: Weights, planes: Tensor) -> Tensor:
+    """Those of the network's inputs that the filters see, beside the picture."""
+    return planes[:, : weights["filter.in"].shape[1] - 3]
+
+
+def filtered(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) -> Tensor:
+    """Both layers of a filter: (B, C, H + 4, W + 4) -> (B, out, H, W)."""
+    powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
+    bias = (powers @ weights[f"{name}.in_bias"].T)[:, :, None, None]
+    hidden = torch.relu(functional.conv2d(seen, weights[f"{name}.in"]) + bias)
+    return functional.conv2d(hidden, weights[f"{name}.out"], weights[f"{name}.out_bias"])
+
+
+def _filter(weights: Weights, name: str, picture: Tensor, planes: Tensor, conditioning: Tensor) -> Tensor:
+    """What a filter says at pixel centres; beyond the picture its outermost pixels go on."""
+    seen = torch.cat([picture, finest(weights, planes)], 1)
+    return filtered(weights, name, functional.pad(seen, (FILTER_REACH,) * 4, mode="replicate"), conditioning)
+
+
+def synthesize(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]) -> Tensor:
+    """The picture (B, 3, H, W) at pixel centres, from fields in steps, level 0 first."""
+    planes = inputs(weights, fields, conditioning)
+    values = network(weights, planes, conditioning, omegas)
+    return values + _filter(weights, "filter", values, planes, conditioning)
+
+
+def synthesize_finer(
+    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]
 ) -> Tensor:
-    """The picture (B, 3, rows, columns) at the centres of a level's cells, from fields in steps, level 0 first."""
-    return network(weights, inputs(weights, fields, conditioning, level), conditioning, omegas)
+    """The picture at twice as many centres per axis, (B, 3, 2 H, 2 W)."""
+    planes = inputs(weights, fields, conditioning)
+    values = network(weights, planes, conditioning, omegas)
+    added = _filter(weights, "filter", values, planes, conditioning)
+    detail = _filter(weights, "detail", values + added, planes, conditioning)
+    parts = upsample(haloed(torch.cat([added, detail], 1)), 2, weights["field.kernel"][0])
+    constant, x, y, both = parts.chunk(4, 1)
+    right = torch.tensor([-1.0, 1.0], device=planes.device).repeat(planes.shape[3])  # sin(2 pi x') at x' = -+1/4
+    below = torch.tensor([-1.0, 1.0], device=planes.device).repeat(planes.shape[2])[:, None]
+    between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
+    return between + constant + x * right + (y + both * right) * below
+
+
+def init_filters(channels: Sequence[int], width: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Float weights of filters that add nothing yet; they see the two finest levels."""
+    weights: dict[str, Tensor] = {}
+    seen = 3 + sum(channels[:2])
+    for name, out in (("filter", 3), ("detail", 9)):
+        uniform = 2 * torch.rand(width, seen, 3, 3, generator=generator) - 1
+        weights |= {
+            f"{name}.in": uniform / math.sqrt(9 * seen),
+            f"{name}.in_bias": torch.zeros(width, 3),
+            f"{name}.out": torch.zeros(out, width, 3, 3),
+            f"{name}.out_bias": torch.zeros(out),
+        }
+    return weights
 
 
 def zero_fields(batch: int, height: int, width: int, channels: Sequence[int], device: torch.device) -> list[Tensor]:

@@ -3,13 +3,14 @@
 Phase 1, guess: the fields are the analysis network's, the loss is J (see `fit`) through softly rounded,
 noisy values, and all weights follow its gradient, as in learned image coding.
 
-Phase 2, fit: a pool of batches is fitted, one step per visit, exactly as `fit.refine` does it, and at each visit
-network and rate model follow the same gradient (at fields that are optimal for the weights, the partial
+Phase 2, fit: a pool of batches is fitted, one step per visit, exactly as `fit.refine` does it, and in the last third of
+a fit network and rate model follow the same gradient (at fields that are optimal for the weights, the partial
 derivative is the total one: first-order meta-learning). A batch that has had all its steps makes
-place for a new one, whose guess trains the analysis network as in phase 1. The pool holds batches
-of every age, so the weights serve a fit of any length up to `fit_length`. In every second slot, pictures are
-halved (2x2 means) before they are fitted, and the loss has a second error: that of the x2 decode, to the
-picture before.
+place for a new one, whose guess trains the analysis network alone. In every fourth slot, pictures are
+halved (2x2 means) before they are fitted, and the filter for detail, which has no say at pixel centres, learns
+to make the x2 decode the picture before.
+
+Phase 3, analysis: as phase 1, but only the analysis network follows, for the network and rate model as they are now.
 
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
 qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
@@ -39,14 +40,17 @@ from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import synthesize
+from inrcodec.synthesis import init_filters, synthesize, synthesize_finer
 from inrcodec.train import Progress, Tasks
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
+PHASES = ("guess", "fit", "analysis")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
+FILTERS_FASTER = 10  # than the rest: they start from nothing, and nothing depends on them
+LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
 Weights = dict[str, Tensor]
@@ -61,15 +65,16 @@ class FieldOptions:
     omegas: tuple[float, ...] = (2.0, 1.0)
     hidden: int = 24  # of the rate model: first layer
     middle: int = 16  # second layer
+    filter: int = 24  # features of the filter
     features: int = 16  # what a level tells the next finer one
     analysis: int = 32  # features of the analysis network
     batch: int = 8  # pictures per step
     guess_steps: int = 8000  # of phase 1
     fit_steps: int = 6000  # of phase 2
-    fit_length: int = 60  # steps that a batch is fitted in phase 2
+    analysis_steps: int = 1000  # of phase 3
+    fit_length: int = 40  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
-    finer: float = 0.2  # weight of the error between the pixels, in every second slot; 0: none
-    guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
+    guess_rate: float = 4e-3  # of Adam in phases 1 and 3; falls along a cosine, in phase 1 after 40 % of it
     fit_rate: float = 1e-3  # of Adam in phase 2; falls along a cosine
     seed: int = 0
     device: Device = Device.AUTO
@@ -81,14 +86,14 @@ class FieldOptions:
         for name in ("batch", "fit_length", "slots", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.guess_steps, self.fit_steps) < 0 or self.steps < 1:
-            raise OptionError("guess_steps and fit_steps must be at least 0, and one of them above")
+        if min(self.guess_steps, self.fit_steps, self.analysis_steps) < 0 or self.steps < 1:
+            raise OptionError("the steps of the phases must be at least 0, and one of them above")
         Architecture(self.omegas, False, self.channels)
 
     @property
     def steps(self) -> int:
-        """Of both phases."""
-        return self.guess_steps + self.fit_steps
+        """Of all phases."""
+        return self.guess_steps + self.fit_steps + self.analysis_steps
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ def init_weights(options: FieldOptions) -> Weights:
     weights["field.gain"] = torch.full((total,), -1.5)
     weights["field.slope"] = torch.full((total,), 1.5)
     weights["field.kernel"] = torch.tensor([[0.0, 0.5]] * len(options.channels))
+    weights |= init_filters(options.channels, options.filter, generator)
     weights |= rate.init_rate(options.channels, options.hidden, options.middle, options.features, generator)
     return weights | init_analysis(options.channels, options.analysis, generator)
 
@@ -148,7 +154,7 @@ def weighted_objective(
 ) -> Tensor:
     """J of noisily rounded fields in bits per pixel, weighted by quality, summed over the pictures.
 
-    finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode.
+    finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode, for the filter alone.
     """
     q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
     lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
@@ -156,9 +162,10 @@ def weighted_objective(
     error = (synthesize(weights, rounded, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
     bits = rate.rate(weights, rounded, q).sum(1)
     loss = ((error / lam + bits) * (lam / TYPICAL_LAMBDA) ** 0.5).sum()
-    if finer is not None:  # mostly detail that the pixels do not tell, at any quality: lambda has no say
-        between = synthesize(weights, rounded, q, options.omegas, level=-1) - finer
-        loss = loss + options.finer / 4 * between.square().sum() * 255**2 / TYPICAL_LAMBDA
+    if finer is not None:
+        alone = {k: v if k.startswith("detail.") else v.detach() for k, v in weights.items()}
+        between = synthesize_finer(alone, [z.detach() for z in rounded], q, options.omegas) - finer
+        loss = loss + between.square().sum() * 255**2 / (4 * TYPICAL_LAMBDA)
     return loss / (pictures.shape[2] * pictures.shape[3])
 
 
@@ -206,14 +213,15 @@ def train_fields(
             if not math.isfinite(loss):
                 raise OptionError(f"training diverged before step {step + 1}: the rates are too much")
             state = replace(state, loss=0.0)
+            phase = (step >= options.guess_steps) + (step >= options.guess_steps + options.fit_steps)
             if number == 0:
                 rows.append(
-                    f"{step + 1},{'fit' if step >= options.guess_steps else 'guess'},{loss:.5f},{state.seconds:.1f}\n"
+                    f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n"
                 )
                 write_atomically(log, "".join(rows).encode(), overwrite=True)
                 if progress:
                     pace = (state.seconds - spent) / (step + 1 - first_step)
-                    progress(Progress(step + 1, options.steps, int(step >= options.guess_steps), 1.0, loss, math.nan,
+                    progress(Progress(step + 1, options.steps, phase, 1.0, loss, math.nan,
                                       state.seconds, pace * (options.steps - step - 1)))  # fmt: skip
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
             write_atomically(mine, _pack(state, run), overwrite=True)
@@ -245,8 +253,8 @@ def import_weights(prior: Prior) -> Weights:
 
 def _begin(options: FieldOptions, start: Prior | None) -> _State:
     weights = import_weights(start) if start else init_weights(options)
-    weights.setdefault("fit.step", torch.tensor([[0.06, 0.01]] * len(options.channels)))
-    weights.setdefault("fit.temperature", torch.tensor([0.25, 0.12]))
+    weights.setdefault("fit.step", torch.tensor([[0.08, 0.003]] * len(options.channels)))
+    weights.setdefault("fit.temperature", torch.tensor([0.4, 0.06]))
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,
@@ -267,7 +275,7 @@ def _stepped(
     step = state.step
     generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 1024 + number)
     names = _trainable(state.weights)
-    weights = {k: v.requires_grad_(k in names) for k, v in state.weights.items()}
+    weights = {k: v.detach().requires_grad_(k in names) for k, v in state.weights.items()}
     pool = state.pool
 
     def drawn(at: int) -> tuple[Tensor, Tensor]:
@@ -281,21 +289,28 @@ def _stepped(
         part = step / options.guess_steps
         loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
         learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
-        gradients = _gradients(loss, [weights[name] for name in names])
+        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
+    elif step >= options.guess_steps + options.fit_steps:
+        done = step - options.guess_steps - options.fit_steps
+        loss = guess_loss(weights, *drawn(step), COLD, options, generator)
+        learning = options.guess_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
+        names = [name for name in names if name.startswith("analysis.")]
+        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     else:
         visit = step - options.guess_steps
         slot, turn = visit % options.slots, visit // options.slots
         age = (turn + slot * options.fit_length // options.slots) % options.fit_length
         key, born = f"{slot}", step - options.slots * min(age, turn)
         pictures, qualities = drawn(born)
-        finer = pictures if options.finer and slot % 2 else None
+        finer = pictures if slot % 4 == 3 else None
         if finer is not None:
             pictures = functional.avg_pool2d(finer, 2)
         learning = options.fit_rate * min(1.0, (visit + 1) / 100) * _cosine(visit / options.fit_steps)
         hot, cold = weights["fit.temperature"].tolist()
         if born == step:  # a new batch: its guess
             loss = guess_loss(weights, pictures, qualities, COLD, options, generator)
-            gradients = _gradients(loss, [weights[name] for name in names])
+            names = [name for name in names if name.startswith("analysis.")]
+            gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
             q = torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
             with torch.no_grad():
                 fields = analyse(weights, pictures, q, options.channels, options.omegas)
@@ -304,16 +319,19 @@ def _stepped(
             pool |= {f"{key}/squares/{i}": torch.zeros(len(z), device=device) for i, z in enumerate(fields)}
         else:
             part = age / max(1, options.fit_length - 1)
-            levels = range(len(options.channels))
-            fields = [pool[f"{key}/fields/{i}"].detach().requires_grad_() for i in levels]
-            loss = weighted_objective(
-                weights, fields, pictures, qualities, hot + (cold - hot) * part, options, generator, finer
-            )
-            both = _gradients(loss, [weights[name] for name in names] + fields)
-            gradients = both[: len(names)]
+            temperature = hot + (cold - hot) * part
+            names = [name for name in names if not name.startswith("analysis.")] if part >= LEARNT_FROM else []
+            fields = [pool[f"{key}/fields/{i}"].detach().requires_grad_() for i in range(len(options.channels))]
+            if names:
+                loss = weighted_objective(weights, fields, pictures, qualities, temperature, options, generator, finer)
+                both = _gradients(loss, [weights[name] for name in names] + fields)
+                gradients, by_fields = dict(zip(names, both, strict=False)), both[len(names) :]
+            else:
+                gradients = {}
+                loss, by_fields = fast_objective(weights, fields, pictures, qualities, temperature, options, generator)
             count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
             pool = dict(pool)
-            for i, gradient in zip(levels, both[len(names) :], strict=True):
+            for i, gradient in enumerate(by_fields):
                 size = weights["fit.step"][i, 0] + (weights["fit.step"][i, 1] - weights["fit.step"][i, 0]) * part
                 moved = fit.descend(
                     fields[i].detach(),
@@ -324,22 +342,42 @@ def _stepped(
                     count,
                 )
                 pool[f"{key}/fields/{i}"], pool[f"{key}/momenta/{i}"], pool[f"{key}/squares/{i}"] = moved
-    summed = sum_over_processes({"loss": loss.detach()[None]} | dict(zip(names, gradients, strict=True)))
+    summed = sum_over_processes({"loss": loss.detach()[None]} | gradients)
     means = {name: value / options.batch for name, value in summed.items()}
-    total = float(means.pop("loss"))
+    state = replace(state, step=step + 1, pool=pool, loss=state.loss + float(means.pop("loss")))
+    if not means:
+        return state
     norm = float(torch.stack([g.square().sum() for g in means.values()]).sum().sqrt())
     means = {name: g * min(1.0, CLIP / (norm + 1e-9)) for name, g in means.items()}
-    stepped = _adam(state, means, learning)
-    stepped[0]["field.kernel"][0, 0] = 0  # level 0 interpolates: at pixel centres it is the values themselves
-    return replace(
-        state,
-        step=step + 1,
-        weights=stepped[0],
-        first=stepped[1],
-        second=stepped[2],
-        pool=pool,
-        loss=state.loss + total,
-    )
+    if "field.kernel" in means:
+        means["field.kernel"][0, 0] = 0  # level 0 interpolates: at pixel centres it is the values themselves
+    weights, first, second = _adam(state, means, learning)
+    return replace(state, weights=weights, first=first, second=second)
+
+
+def fast_objective(
+    weights: Weights,
+    fields: list[Tensor],
+    pictures: Tensor,
+    qualities: Tensor,
+    temperature: float,
+    options: FieldOptions,
+    generator: torch.Generator,
+) -> tuple[Tensor, list[Tensor]]:
+    """`weighted_objective` and its gradients by the fields, without any by the weights."""
+    model = fit.FieldModel({k: v.detach() for k, v in weights.items()}, options.omegas, options.channels)
+    rounded = [fit.noisy_round(z, temperature, generator) for z in fields]
+    total = pictures.new_zeros(())
+    by_rounded = [torch.empty_like(z) for z in rounded]
+    for at, quality in enumerate(qualities.tolist()):
+        q, lam = torch.full((1, 1), conditioning(quality), device=pictures.device), lagrangian(quality)
+        part = slice(at, at + 1)
+        found, gradients = fit.objective(model, [z[part] for z in rounded], pictures[part], q, lam)
+        weight = (lam / TYPICAL_LAMBDA) ** 0.5 / (pictures.shape[2] * pictures.shape[3])
+        total += weight * found
+        for whole, gradient in zip(by_rounded, gradients, strict=True):
+            whole[part] = weight * gradient
+    return total, list(torch.autograd.grad(rounded, fields, by_rounded))
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
@@ -355,13 +393,14 @@ def _cosine(part: float) -> float:
 def _adam(state: _State, gradients: Weights, learning: float) -> tuple[Weights, Weights, Weights]:
     """Weights and moments after a step of Adam with betas 0.9 and 0.99."""
     weights, first, second = dict(state.weights), dict(state.first), dict(state.second)
-    count = state.step + 1
+    count = state.step
     with torch.no_grad():
         for name, g in gradients.items():
             first[name] = 0.9 * first[name] + 0.1 * g
             second[name] = 0.99 * second[name] + 0.01 * g.square()
             scale = learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
-            weights[name] = weights[name].detach() - scale * first[name] / (second[name].sqrt() + 1e-8)
+            faster = FILTERS_FASTER if name.startswith(("filter.", "detail.")) else 1
+            weights[name] = weights[name].detach() - faster * scale * first[name] / (second[name].sqrt() + 1e-8)
     return weights, first, second
 
 

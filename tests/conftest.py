@@ -13,6 +13,7 @@ from inrcodec.analysis import init_analysis
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.rate import init_rate, to_integers
 from inrcodec.siren import init_siren
+from inrcodec.synthesis import init_filters
 
 CHANNELS = (1, 2, 2)
 OMEGAS = (2.0, 1.0)
@@ -29,6 +30,10 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     weights["field.kernel"] = torch.tensor([[0.0, 0.5], [0.3, 0.4], [1.0, 0.1]])
     weights["fit.step"] = torch.tensor([[0.1, 0.02]] * len(CHANNELS))
     weights["fit.temperature"] = torch.tensor([0.25, 0.12])
+    weights |= init_filters(CHANNELS, 5, generator)
+    for name, out in (("filter", 3), ("detail", 9)):
+        weights[f"{name}.out"] = torch.randn(out, 5, 3, 3, generator=generator) * 0.1
+        weights[f"{name}.in_bias"] = torch.randn(5, 3, generator=generator) * 0.1
     return weights | init_rate(CHANNELS, 8, 5, 4, generator) | init_analysis(CHANNELS, 6, generator)
 
 

@@ -49,10 +49,12 @@ def carried_prior(kind: str) -> Prior:
 
 
 def digest(file: SinrFile, prior: Prior) -> str:
-    """SHA-256 of the quantized numbers of a file as int32, little-endian, in the order of its groups."""
+    """SHA-256 of the quantized fields or deltas of a file as int32, little-endian, in the order of its groups."""
     if prior.architecture.channels:
         shapes = field_shapes(file.height, file.width, prior.architecture.channels)
-        numbers = RateModel(prior.tensors, prior.architecture.channels).decode(file.groups, shapes, file.quality_index)
+        numbers = RateModel(prior.tensors, prior.architecture.channels).decode(
+            file.groups[1:], shapes, file.quality_index
+        )
         parts = list(reversed(numbers))
     else:
         masks = [prior.mask(layer) for layer in range(prior.layers)]
@@ -67,13 +69,14 @@ def numbers_of(prior: Prior, draw: Callable[[int], NDArray[np.int32]]) -> tuple[
     if channels:
         shapes = field_shapes(22, 37, channels)
         fields = [draw(int(np.prod(shape))).reshape(shape) for shape in shapes]
-        return tuple(RateModel(prior.tensors, channels).encode(fields, 100))
+        return (b"", *RateModel(prior.tensors, channels).encode(fields, 100))
     return tuple(encode_deltas(draw(int(mask.sum()) + len(mask))) for mask in map(prior.mask, range(prior.layers)))
 
 
 def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
     """How the golden files of a kind of prior are made, by name."""
     rng = np.random.default_rng(0)
+    groups = 1 + len(prior.architecture.channels) if prior.architecture.channels else prior.layers
 
     def fitted(picture: Picture, quality: float = 60, *, self_contained: bool = False) -> Callable[[], bytes]:
         options = EncodeOptions(quality, steps=3)
@@ -91,7 +94,7 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         "black": fitted(Picture(np.zeros_like(scene()))),
         "white": fitted(Picture(np.full_like(scene(), 255))),
         "noise": fitted(Picture(rng.integers(0, 256, (22, 37, 3), dtype=np.uint8))),
-        "empty-groups": built((b"",) * (len(prior.architecture.channels) or prior.layers)),
+        "empty-groups": built((b"",) * groups),
         "small-numbers": built(numbers_of(prior, lambda n: rng.integers(-2, 3, n, dtype=np.int32))),
         "large-numbers": built(numbers_of(prior, lambda n: rng.integers(-32767, 32768, n, dtype=np.int32))),
     }

@@ -152,7 +152,7 @@ def read_fields(container: Container, channels: list[int], tensors: dict[str, An
     """The fields of each level, level 0 first."""
     fields: list[Field] = [[] for _ in channels]
     trunk: list[list[list[int]]] | None = None  # of the next coarser level: row, column, feature
-    for level, stream in zip(reversed(range(len(channels))), container.groups, strict=True):
+    for level, stream in zip(reversed(range(len(channels))), container.groups[1:], strict=True):
         t = {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"rate.{level}.")}
         height, width = -(-container.height >> level), -(-container.width >> level)
         fields[level] = [[[0] * width for _ in range(height)] for _ in range(channels[level])]

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inrcodec.bitstream import MAX_CONTENT, Colour, Limits, SinrFile, pack, unpack
+from inrcodec.bitstream import MAX_CONTENT, Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
 
 PRIOR = b"a prior's file"
@@ -32,6 +32,8 @@ FULL = dataclasses.replace(
     metadata={"icc": b"profile" * 9, "exif": b"II*\0", "xmp": b"<x:xmpmeta/>"},
     prior=PRIOR,
 )
+# 16 bits and opacity.
+CLEAR = dataclasses.replace(PLAIN, width=3, height=2, bit_depth=16, alpha=bytes(range(12)), metadata={"xmp": b"<x/>"})
 
 PREFIX = b"SINR\x01"
 FIELDS = b"\0\0\x08\x98"  # flags, colour, bit depth, quality index
@@ -74,7 +76,7 @@ def test_the_header_of_a_photo_takes_at_most_40_bytes() -> None:
     assert len(pack(file)) - sum(map(len, groups)) <= 40
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR], ids=["plain", "full", "clear"])
 def test_unpack_inverts_pack(file: SinrFile) -> None:
     assert unpack(pack(file)) == file
 
@@ -180,7 +182,7 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
     "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 1..7"),
     "unknown colour": (sealed(b"\0\x02\x08\x98" + BODY[4:] + b"\0"), SinrError, "colour"),
     "bit depth 0": (sealed(b"\0\0\0\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
-    "bit depth 16": (sealed(b"\0\0\x10\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
+    "bit depth 12": (sealed(b"\0\0\x0c\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
     "width 0": (sealed(FIELDS + b"\0\xc8\x01" + BODY[8:] + b"\0"), SinrError, "width: expected 1"),
     "height 0": (sealed(FIELDS + b"\xac\x02\0" + BODY[8:] + b"\0"), SinrError, "height: expected 1"),
     "width of 2**35 - 1": (
@@ -221,7 +223,7 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
     "no end tag": (sealed(BODY), TruncatedFileError, "end tag"),
     "bytes after the end": (sealed(BODY + b"\0" + b"junk"), SinrError, "4 more bytes"),
     "a whole file after the end": (sealed(BODY + b"\0" + pack(PLAIN)), SinrError, "more bytes"),
-    "unknown critical chunk": (sealed(BODY + chunk(0x02, b"x") + b"\0"), UnsupportedVersionError, "0x02"),
+    "unknown critical chunk": (sealed(BODY + chunk(0x03, b"x") + b"\0"), UnsupportedVersionError, "0x03"),
     "last critical tag": (sealed(BODY + chunk(0x7F, b"x") + b"\0"), UnsupportedVersionError, "0x7f"),
     "chunk longer than the file": (sealed(BODY + b"\x81\xff\x7f" + b"\0"), TruncatedFileError, "0x81"),
     "chunk length missing": (sealed(BODY + b"\x81"), TruncatedFileError, "length of chunk 0x81"),
@@ -272,6 +274,8 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
         LimitError,
         "declared",
     ),
+    "alpha of another size": (sealed(BODY + chunk(0x02, frame(bytes(59_999))) + b"\0"), SinrError, "alpha chunk"),
+    "alpha that is a bomb": (sealed(BODY + chunk(0x02, frame_declaring(60_001)) + b"\0"), LimitError, "60001"),
     "self-contained without a prior": (sealed(b"\1" + BODY[1:] + b"\0"), SinrError, "only the flag"),
     "prior without the flag": (sealed(BODY + chunk(0x01, frame(PRIOR)) + b"\0"), SinrError, "only the chunk"),
     "another prior than the header names": (
@@ -310,7 +314,7 @@ def test_a_zstd_bomb_is_refused_before_it_is_decompressed(monkeypatch: pytest.Mo
         (lambda file: dataclasses.replace(file, width=0), "width"),
         (lambda file: dataclasses.replace(file, height=-1), "height"),
         (lambda file: dataclasses.replace(file, colour=2), "colour"),
-        (lambda file: dataclasses.replace(file, bit_depth=16), "bit depth"),
+        (lambda file: dataclasses.replace(file, bit_depth=12), "bit depth"),
         (lambda file: dataclasses.replace(file, quality_index=256), "quality index"),
         (lambda file: dataclasses.replace(file, prior_id=b"short"), "prior id"),
         (lambda file: dataclasses.replace(file, groups=()), "group count"),
@@ -318,8 +322,27 @@ def test_a_zstd_bomb_is_refused_before_it_is_decompressed(monkeypatch: pytest.Mo
         (lambda file: dataclasses.replace(file, metadata={"iptc": b"x"}), "metadata"),
         (lambda file: dataclasses.replace(file, metadata={"icc": b""}), "chunk 0x81"),
         (lambda file: dataclasses.replace(file, prior=b"another"), "prior chunk"),
+        (lambda file: dataclasses.replace(file, alpha=bytes(300 * 200 - 1)), "chunk 0x02"),
     ],
 )
 def test_pack_refuses_to_write_what_unpack_would_not_read(change: Callable[[SinrFile], SinrFile], message: str) -> None:
     with pytest.raises(SinrError, match=message):
         pack(change(FULL))
+
+
+def test_a_prefix_has_the_groups_that_are_whole() -> None:
+    data = pack(FULL)
+    start = len(PREFIX + BODY) - 4  # of the payloads, which take 1, 0 and 3 bytes
+    for cut, groups in ((0, 0), (1, 2), (3, 2), (4, 3), (60, 3)):
+        found = unpack_prefix(data[: start + cut])
+        assert found == dataclasses.replace(FULL, groups=FULL.groups[:groups], metadata={}, prior=None)
+
+
+def test_a_prefix_without_its_whole_header_is_refused() -> None:
+    for size in range(len(PREFIX + BODY) - 4):
+        with pytest.raises(TruncatedFileError):
+            unpack_prefix(pack(PLAIN)[:size])
+    with pytest.raises(SinrError, match=r"not a \.sinr file"):
+        unpack_prefix(b"PNG")
+    with pytest.raises(LimitError):
+        unpack_prefix(pack(PLAIN), Limits(max_side=299))

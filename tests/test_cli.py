@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from inrcodec import __version__
+from inrcodec import __version__, errors
 from inrcodec.cli import app
+from inrcodec.cli.app import EXIT_CODES
+from inrcodec.cli.encode import size_of
 from inrcodec.prior import Prior
 
 
@@ -230,3 +233,143 @@ def test_torch_is_not_imported_where_it_is_not_needed(folder: Path) -> None:
     for words in (["--help"], ["info", "photo.sinr"], ["decode", "photo.sinr"], ["priors"]):
         result = subprocess.run([sys.executable, "-c", script, *words], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
+
+
+def test_levels_decode_the_beginning_of_a_file(folder: Path) -> None:
+    encoded(folder)
+    (folder / "part.sinr").write_bytes((folder / "photo.sinr").read_bytes()[:-6])
+    words = ("decode", "part.sinr", "--prior", "fields.safetensors")
+    code, _, errors = run(folder, *words)
+    assert code == 4 and "--levels" in errors
+    code, out, errors = run(folder, *words, "--levels", "9")
+    assert code == 0 and "37x22" in out, errors
+
+
+def test_verify_reads_every_byte_and_writes_nothing(folder: Path) -> None:
+    encoded(folder, "--self-contained")
+    before = sorted(folder.iterdir())
+    code, out, _ = run(folder, "verify", "photo.sinr", "--json")
+    assert code == 0 and json.loads(out)["valid"]
+    data = bytearray((folder / "photo.sinr").read_bytes())
+    data[40] ^= 1
+    (folder / "photo.sinr").write_bytes(data)
+    assert run(folder, "verify", "photo.sinr")[0] == 4
+    assert sorted(folder.iterdir()) == before
+
+
+def test_compare_measures_pictures_and_files(folder: Path) -> None:
+    encoded(folder)
+    words = ("compare", "photo.png", "photo.sinr", "--prior", "fields.safetensors")
+    code, out, errors = run(folder, *words, "--difference", "d.png", "--json")
+    assert code == 0, errors
+    facts = json.loads(out)
+    assert 0 < facts["psnr"] < 60 and -1 <= facts["ssim"] < 1 and 0 <= facts["ms_ssim"] < 1
+    assert facts["bpp_b"] == pytest.approx((folder / "photo.sinr").stat().st_size * 8 / (37 * 22))
+    with Image.open(folder / "d.png") as image:
+        assert image.size == (37, 22)
+    assert json.loads(run(folder, "compare", "photo.png", "photo.png", "--json")[1])["psnr"] is None
+    assert "PSNR inf dB" in run(folder, "compare", "photo.png", "photo.png")[1]
+
+
+def test_convert_makes_a_file_that_opens_anywhere(folder: Path) -> None:
+    encoded(folder)
+    code, _, errors = run(folder, "convert", "photo.sinr", "--prior", "fields.safetensors")
+    assert code == 0, errors
+    assert run(folder, "verify", "photo.converted.sinr")[0] == 0
+    code, _, errors = run(folder, "convert", "photo.converted.sinr", "-o", "plain.sinr", "--plain")
+    assert code == 0 and (folder / "plain.sinr").read_bytes() == (folder / "photo.sinr").read_bytes()
+
+
+def test_dashes_are_stdin_and_stdout(folder: Path) -> None:
+    words = ["--prior", str(folder / "fields.safetensors")]
+    png = (folder / "photo.png").read_bytes()
+    made = CliRunner().invoke(app, ["encode", "-", "--steps", "1", *words, "--json"], input=png)
+    assert made.exit_code == 0 and json.loads(made.stderr)["bytes"] == len(made.stdout_bytes)
+    encoded(folder)
+    assert made.stdout_bytes == (folder / "photo.sinr").read_bytes()
+    shown = CliRunner().invoke(app, ["decode", "-", "--format", "webp", "-q", *words], input=made.stdout_bytes)
+    assert shown.exit_code == 0 and shown.stdout_bytes[8:12] == b"WEBP" and not shown.stderr
+    facts = CliRunner().invoke(app, ["info", "-", "--json"], input=made.stdout_bytes)
+    assert json.loads(facts.stdout)["width"] == 37
+    assert CliRunner().invoke(app, ["verify", "-", *words], input=made.stdout_bytes).exit_code == 0
+    portable = CliRunner().invoke(app, ["convert", "-", *words], input=made.stdout_bytes)
+    assert CliRunner().invoke(app, ["decode", "-", "-o", "-"], input=portable.stdout_bytes).exit_code == 0
+    assert CliRunner().invoke(app, ["encode", "-"], input=b"no picture").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind"),
+    [
+        (["encode", "missing.png"], 3, "ImageError"),
+        (["info", "missing.sinr"], 4, "SinrError"),
+        (["encode", "photo.png", "-Q", "1000"], 2, "OptionError"),
+        (["encode", "photo.png", "--wrong"], 2, "NoSuchOption"),
+        (["encode"], 2, "MissingParameter"),
+        (["encode", "photo.png", "--steps", "many"], 2, "BadParameter"),
+        (["translate"], 2, "UsageError"),
+    ],
+)
+def test_with_json_errors_are_json_too(folder: Path, words: list[str], code: int, kind: str) -> None:
+    found, out, errors = run(folder, *words, "--json")
+    error = json.loads(out)["error"]
+    assert found == error["exit_code"] == code and error["type"] == kind and error["message"] and not errors
+
+
+def test_quiet_says_nothing_and_verbose_says_more(folder: Path) -> None:
+    words = ("encode", "photo.png", "--prior", "fields.safetensors", "--steps", "1", "--force")
+    assert run(folder, *words, "-q") == (0, "", "")
+    code, out, errors = run(folder, *words, "-v")
+    assert code == 0 and "bits per pixel" in out and "prior fields" in errors
+    code, out, errors = run(folder, "encode", "missing.png", "-q")
+    assert code == 3 and not out and "missing.png" in errors
+
+
+def test_every_error_has_its_documented_exit_code() -> None:
+    documented = {int(code) for code in re.findall(r"(\d+) ", EXIT_CODES)}
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    assert documented == {0, 130} | {kind.exit_code for kind in kinds}
+
+
+def test_shells_complete_commands_and_priors() -> None:
+    def completions(words: str) -> list[str]:
+        environment = {"_INRCODEC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return CliRunner().invoke(app, [], prog_name="inrcodec", env=environment).stdout.split()
+
+    assert completions("inrcodec enc") == ["encode"]
+    assert completions("inrcodec encode x.png --prior ph") == ["photo"]
+    assert "--quality" in completions("inrcodec encode x.png --q")
+
+
+def test_opacity_survives_the_command_line(folder: Path, picture: NDArray[np.uint8]) -> None:
+    Image.fromarray(np.dstack([picture, picture[..., 1]])).save(folder / "photo.png")
+    encoded(folder)
+    words = ("decode", "photo.sinr", "--prior", "fields.safetensors")
+    assert json.loads(run(folder, "info", "photo.sinr", "--json")[1])["alpha"]
+    assert run(folder, *words)[0] == 0
+    with Image.open(folder / "photo.decoded.png") as image:
+        assert image.mode == "RGBA" and np.array_equal(np.asarray(image)[..., 3], picture[..., 1])
+    code, _, errors = run(folder, *words, "-o", "photo.jpg")
+    assert code == 6 and "transparency" in errors
+    assert run(folder, *words, "-o", "photo.jpg", "--convert")[0] == 0
+    assert run(folder, "compare", "photo.png", "photo.sinr", "--prior", "fields.safetensors")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("40kB", 40_000), ("1.5 MB", 1_500_000), ("2KiB", 2048), ("700", 700), ("9k", 9000), ("1G", 10**9)],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    assert size_of(text) == size
+
+
+def test_targets_replace_the_quality(folder: Path) -> None:
+    words = ("encode", "photo.png", "--prior", "network.safetensors", "--steps", "2", "--force")
+    code, out, errors = run(folder, *words, "--target-size", "0.13kB", "--json")
+    assert code == 0 and json.loads(out)["bytes"] == pytest.approx(130, rel=0.03), out
+    assert "quality" in run(folder, *words, "--target-bpp", "1.25")[1]
+    for wrong in (
+        ["--target-size", "big"],
+        ["--target-size", "9kB", "-Q", "50"],
+        ["--target-psnr", "9", "--target-bpp", "1"],
+    ):
+        assert run(folder, *words, *wrong)[0] == 2

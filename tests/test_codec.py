@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from inrcodec.bitstream import pack, unpack
-from inrcodec.codec import decode, dequantize, encode, quantize, read_parameters
-from inrcodec.errors import OptionError, PriorError, SinrError
+from inrcodec.codec import convert, decode, dequantize, encode, quantize, read_parameters
+from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.metrics import psnr
 from inrcodec.options import DecodeOptions, EncodeOptions
@@ -117,3 +117,66 @@ def test_quantization_is_within_half_a_step(network_prior: Prior) -> None:
         steps = quantize(network_prior, 1, index, deltas)
         error = np.abs(dequantize(network_prior, 1, index, steps) - deltas).max()
         assert error <= delta_step(network_prior, 1, index) * 0.5001
+
+
+def test_levels_make_a_preview_of_a_file_that_is_cut_short(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    encoded = encode(picture_of(picture), EncodeOptions(80, steps=20), prior=field_prior)
+    cut = encoded.data[: -sum(encoded.groups[2:]) - 5]  # the finest level is missing
+    whole = decode(encoded.data, prior=field_prior).pixels
+    previews = [decode(cut, DecodeOptions(levels=k), prior=field_prior).pixels for k in (1, 2, 3)]
+    assert np.array_equal(previews[1], previews[2])
+    assert psnr(previews[0], whole) < psnr(previews[1], whole)
+    assert np.array_equal(decode(encoded.data, DecodeOptions(levels=3), prior=field_prior).pixels, whole)
+    with pytest.raises(TruncatedFileError, match="coarsest level"):
+        decode(encoded.data[: -sum(encoded.groups) - 5], DecodeOptions(levels=1), prior=field_prior)
+    with pytest.raises(TruncatedFileError):
+        decode(cut, prior=field_prior)
+
+
+def test_files_of_a_network_alone_have_no_preview(network_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    data = encode(picture_of(picture), EncodeOptions(steps=1), prior=network_prior).data
+    with pytest.raises(OptionError, match="no levels"):
+        decode(data, DecodeOptions(levels=1), prior=network_prior)
+
+
+def test_converting_there_and_back_gives_the_same_file(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    plain = encode(Picture(picture, metadata={"xmp": b"<x/>"}), EncodeOptions(steps=1), prior=prior).data
+    carried = convert(plain, self_contained=True, prior=prior)
+    assert np.array_equal(decode(carried).pixels, decode(plain, prior=prior).pixels)
+    assert convert(carried, self_contained=False) == plain
+    assert decode(convert(carried, self_contained=True, strip=True)).metadata == {}
+
+
+def test_opacity_comes_back_to_the_bit_and_16_bits_as_16(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    for kind, top in ((np.uint8, 255), (np.uint16, 65535)):
+        alpha = (np.arange(22 * 37).reshape(22, 37) % 300 / 300 * top).astype(kind)
+        made = Picture(picture.astype(kind) * (top // 255), alpha=alpha)
+        found = decode(encode(made, EncodeOptions(steps=1), prior=prior).data, prior=prior)
+        assert found.pixels.dtype == kind and np.array_equal(found.alpha, alpha)  # type: ignore[arg-type]
+
+
+def test_16_bits_are_finer_than_8(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    shallow, deep = (
+        encode(Picture(picture.astype(kind) * factor), EncodeOptions(steps=1), prior=prior).data
+        for kind, factor in ((np.uint8, 1), (np.uint16, 257))
+    )
+    fine = decode(deep, prior=prior).pixels
+    assert np.abs(fine / 257 - decode(shallow, prior=prior).pixels).max() <= 0.51
+    assert (fine % 257 != 0).mean() > 0.3
+
+
+def test_what_is_fully_transparent_costs_next_to_nothing(picture: NDArray[np.uint8]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    noise[:, :32] = picture[:1, :32]
+    alpha = np.full((64, 64), 255, np.uint8)
+    alpha[:, 32:] = 0
+    opaque, clear = (encode(Picture(noise, alpha=a), EncodeOptions(steps=2)) for a in (None, alpha))
+    half = encode(Picture(noise[:, :32]), EncodeOptions(steps=2))
+    assert sum(clear.groups) - sum(half.groups) < sum(opaque.groups) / 8
+
+
+def test_a_preview_of_a_file_that_is_cut_short_is_opaque(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    alpha = np.full((22, 37), 9, np.uint8)
+    data = encode(Picture(picture, alpha=alpha), EncodeOptions(steps=1), prior=field_prior).data
+    assert decode(data[:-6], DecodeOptions(levels=3), prior=field_prior).alpha is None
+    assert decode(data, DecodeOptions(levels=3), prior=field_prior).alpha is not None

@@ -5,6 +5,7 @@ import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, features
 
 from inrcodec.errors import ImageError, OutputError, OutputExistsError
-from inrcodec.image import Picture, check_output, find_pictures, read_picture, write_atomically, write_picture
+from inrcodec.image import (
+    Picture,
+    check_output,
+    find_pictures,
+    flatten,
+    format_picture,
+    parse_picture,
+    read_picture,
+    write_atomically,
+    write_picture,
+)
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GREY = COLOUR[..., 0]
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+ICC_GREY = ICC[:16] + b"GRAY" + ICC[20:]
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description/></x:xmpmeta>'
 
 # A TIFF block by hand: Make "me", orientation 6, and a maker note that a rewriter would move.
@@ -88,10 +100,11 @@ def half_transparent() -> Image.Image:
     return picture(np.dstack([COLOUR, alpha]))
 
 
-def test_transparency_is_refused_or_put_on_white(tmp_path: Path) -> None:
+def test_transparency_is_kept_or_put_on_white(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", half_transparent())
-    with pytest.raises(ImageError, match=r"a\.png: expected an opaque picture, found transparency"):
-        read_picture(path)
+    kept = read_picture(path)
+    assert np.array_equal(kept.pixels, COLOUR) and kept.alpha is not None
+    assert (kept.alpha[2, 3], kept.alpha[4, 5], kept.alpha.sum()) == (0, 51, 46 * 255 + 51)
     read = read_picture(path, convert=True)
     expected = COLOUR.astype(float)
     expected[2, 3] = 255
@@ -105,8 +118,8 @@ def test_a_transparent_colour_counts_as_transparency(tmp_path: Path, mode: str) 
     image.paste(255 if mode == "L" else 1 if mode == "P" else (255, 0, 0), (0, 0, 4, 3))
     colour = image.getpixel((0, 0))
     path = saved(tmp_path / "a.png", image, transparency=colour)
-    with pytest.raises(ImageError, match="transparency"):
-        read_picture(path)
+    alpha = read_picture(path).alpha
+    assert alpha is not None and alpha[:3, :4].max() == 0 and alpha[3:].min() == 255
     read = read_picture(path, convert=True)
     assert read.pixels[:3, :4].min() == 255
     assert read.pixels[3:].max() == 0
@@ -127,9 +140,9 @@ def deep_png(path: Path, samples: NDArray[np.uint16], colour_type: int, extra: b
     return path
 
 
-def test_deep_samples_are_refused_or_scaled(tmp_path: Path) -> None:
-    grey = GREY.astype(np.uint16) * 257
-    colour = COLOUR.astype(np.uint16) * 257
+def test_deep_samples_are_kept_or_scaled(tmp_path: Path) -> None:
+    grey = GREY.astype(np.uint16) * 257 + 9
+    colour = COLOUR.astype(np.uint16) * 257 - (COLOUR > 9)
     paths = [
         deep_png(tmp_path / "grey.png", grey, 0),
         deep_png(tmp_path / "colour.png", colour, 2),
@@ -140,8 +153,8 @@ def test_deep_samples_are_refused_or_scaled(tmp_path: Path) -> None:
     paths[3].write_bytes(b"P5 8 6 65535\n" + grey.astype(">u2").tobytes())
     paths[4].write_bytes(b"P6 8 6 65535\n" + colour.astype(">u2").tobytes())
     for path in paths:
-        with pytest.raises(ImageError, match="expected 8 bits per sample, found 16"):
-            read_picture(path)
+        kept = read_picture(path)
+        assert kept.bit_depth == 16 and np.array_equal(kept.to_array(), grey if path.stem == "grey" else colour)
         read = read_picture(path, convert=True)
         assert read.grey == (path.stem == "grey")
         assert np.array_equal(read.pixels, np.repeat(GREY[..., None], 3, axis=2) if read.grey else COLOUR)
@@ -156,12 +169,98 @@ def test_deep_grey_is_rounded_to_the_nearest_sample(tmp_path: Path) -> None:
 def test_deep_samples_can_be_transparent(tmp_path: Path) -> None:
     grey = GREY.astype(np.uint16) * 257
     path = deep_png(tmp_path / "grey.png", grey, 0, struct.pack(">H", grey[3, 2]))
+    alpha = read_picture(path).alpha
+    assert alpha is not None and alpha[3, 2] == 0 and alpha[0, 0] == 65535
     assert read_picture(path, convert=True).pixels[3, 2].tolist() == [255] * 3
     colour = COLOUR.astype(np.uint16) * 257
     path = deep_png(tmp_path / "colour.png", colour, 2, colour[3, 2].astype(">u2").tobytes())
     read = read_picture(path, convert=True).pixels
     assert read[3, 2].tolist() == [255] * 3
     assert np.array_equal(read[:3], COLOUR[:3])
+    alpha = read_picture(path).alpha
+    assert alpha is not None and alpha[3, 2] == 0 and alpha[0, 0] == 65535
+
+
+DEEP = np.random.default_rng(2).integers(0, 65536, (6, 8, 4), dtype=np.uint16)
+
+
+@pytest.mark.parametrize(("channels", "colour_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
+def test_deep_pngs_of_all_kinds_are_read_and_written_to_the_bit(
+    tmp_path: Path, channels: int, colour_type: int
+) -> None:
+    samples = DEEP[..., 0] if channels == 1 else DEEP[..., :channels]
+    read = read_picture(deep_png(tmp_path / "a.png", samples, colour_type))
+    assert np.array_equal(read.to_array(), samples)
+    written = replace(read, metadata={"icc": ICC_GREY if channels < 3 else ICC, "exif": UPRIGHT_EXIF, "xmp": XMP})
+    write_picture(written, tmp_path / "b.png")
+    again = read_picture(tmp_path / "b.png")
+    assert np.array_equal(again.to_array(), samples)
+    assert again.metadata == written.metadata
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8], ids=["plain", "deflate"])
+def test_deep_colour_tiffs_are_read_to_the_bit(tmp_path: Path, order: str, compression: int) -> None:
+    samples = DEEP[..., :3].astype(f"{order}u2").tobytes()
+    data = samples if compression == 1 else zlib.compress(samples)
+    entries = [
+        (256, 4, 8),
+        (257, 4, 6),
+        (259, 3, compression),
+        (262, 3, 2),
+        (273, 4, 8),
+        (277, 3, 3),
+        (279, 4, len(data)),
+    ]
+    at = 8 + len(data)
+    directory = struct.pack(order + "H", len(entries) + 1)
+    bits = at + 2 + 12 * (len(entries) + 1) + 4
+    for tag, kind, value in sorted([*entries, (258, 3, bits)]):
+        packed = struct.pack(order + ("I" if kind == 4 or tag == 258 else "H"), value).ljust(4, b"\0")
+        directory += struct.pack(order + "HHI", tag, kind, 3 if tag == 258 else 1) + packed
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", at)
+    path = tmp_path / "a.tif"
+    path.write_bytes(header + data + directory + bytes(4) + struct.pack(order + "3H", 16, 16, 16))
+    assert np.array_equal(read_picture(path).to_array(), DEEP[..., :3])
+
+
+def test_deep_pictures_are_turned_upright(tmp_path: Path) -> None:
+    path = deep_png(tmp_path / "a.png", DEEP[..., :3], 2)
+    data = path.read_bytes()
+    exif = b"eXIf" + EXIF
+    chunk = struct.pack(">I", len(EXIF)) + exif + struct.pack(">I", zlib.crc32(exif))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    assert np.array_equal(read_picture(path).pixels, UPRIGHT[6](DEEP[..., :3]))
+
+
+def test_formats_refuse_what_they_cannot_hold_unless_it_is_converted(tmp_path: Path) -> None:
+    deep = Picture(DEEP[..., :3])
+    clear = Picture(COLOUR, alpha=np.full((6, 8), 77, np.uint8))
+    for picture, name in ((deep, "a.jpg"), (deep, "a.webp"), (deep, "a.tif"), (clear, "a.jpg")):
+        with pytest.raises(OutputError, match="cannot hold"):
+            format_picture(picture, tmp_path / name)
+        assert parse_picture(format_picture(picture, tmp_path / name, convert=True), name).alpha is None
+    for name in ("b.png", "b.webp", "b.tif"):
+        write_picture(clear, tmp_path / name)
+        assert np.array_equal(read_picture(tmp_path / name).to_array(), clear.to_array())
+
+
+def test_flattening_makes_plain_pictures() -> None:
+    flat = flatten(Picture(DEEP[..., :3], alpha=DEEP[..., 3]))
+    opacity = DEEP[..., 3:] / 65535
+    assert flat.alpha is None and flat.pixels.dtype == np.uint8
+    assert np.abs(flat.pixels - (DEEP[..., :3] / 257 * opacity + 255 * (1 - opacity))).max() <= 0.501
+    plain = Picture(COLOUR)
+    assert flatten(plain) is plain
+
+
+@pytest.mark.parametrize("channels", [None, 2, 3, 4])
+def test_arrays_become_pictures_and_pictures_arrays(channels: int | None) -> None:
+    for samples in (DEEP, (DEEP >> 8).astype(np.uint8)):
+        array = samples[..., 0] if channels is None else samples[..., :channels]
+        made = Picture.from_array(array)
+        assert made.grey == (channels in (None, 2)) and (made.alpha is None) == (channels in (None, 3))
+        assert np.array_equal(made.to_array(), array) and made.to_array().dtype == array.dtype
 
 
 # An 8x6 AVIF of 10 bits (by libavif; Pillow writes 8 only): a ramp by 60, 40 and 20 in red, green and blue.
@@ -179,7 +278,7 @@ def test_an_avif_of_ten_bits_is_refused_or_scaled(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.avif", picture(COLOUR))
     assert read_picture(path).pixels.shape == COLOUR.shape
     path.write_bytes(TEN_BIT_AVIF)
-    with pytest.raises(ImageError, match="expected 8 bits per sample, found 10"):
+    with pytest.raises(ImageError, match="expected 8 or 16 bits per sample, found 10"):
         read_picture(path)
     read = read_picture(path, convert=True).pixels
     ramp = np.add.outer(np.arange(6), np.arange(8))[..., None] * np.array([60, 40, 20]) / 1023 * 255
@@ -224,7 +323,7 @@ def test_the_first_picture_of_an_mpo_is_its_picture(tmp_path: Path) -> None:
 
 # What a viewer must show for each orientation: the EXIF standard (CIPA DC-008, 4.6.5.1.6) says which sides of
 # the picture the file's first row and first column are.
-UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
     3: lambda stored: stored[::-1, ::-1],
@@ -485,3 +584,11 @@ def test_an_output_is_checked_before_the_work(tmp_path: Path) -> None:
         check_output(tmp_path / "nowhere" / "new.sinr", overwrite=False)
     with pytest.raises(OutputError, match="expected a file or nothing"):
         check_output(tmp_path, overwrite=True)
+
+
+def test_bytes_are_read_like_the_file_they_are_from(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", picture(COLOUR))
+    assert np.array_equal(parse_picture(path.read_bytes(), "stdin").pixels, COLOUR)
+    with pytest.raises(ImageError, match="stdin: .*found an empty file"):
+        parse_picture(b"", "stdin")
+    assert format_picture(Picture(COLOUR), Path("x.png")).startswith(b"\x89PNG")

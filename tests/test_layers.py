@@ -13,14 +13,18 @@ import inrcodec
 FLOORS = (
     {"errors", "grid", "metrics", "options"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
-    {"dataset", "maml", "prior", "rate", "render", "synthesis"},
-    {"analysis", "fit", "processes", "prune"},
-    {"codec", "train", "train_fields"},
+    {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis", "target"},
+    {"adapt", "analysis", "fit", "processes", "prune", "rounding"},
+    {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins"},
 )
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
-WITHOUT_TORCH = ("bench", "bitstream", "cli", "codec", "entropy", "image", "lattice", "metrics", "prior", "render")
+WITHOUT_TORCH = (
+    "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "image", "lattice", "metrics", "plugins",
+    "prior",
+    "render",
+)  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent
 MODULES = {path.stem: path.read_text("utf-8") for path in PACKAGE.glob("*.py") if path.stem != "__init__"}

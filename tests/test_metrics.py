@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inrcodec.errors import ImageError, OptionError
-from inrcodec.metrics import bd_rate, bits_per_pixel, psnr, ssim
+from inrcodec.metrics import bd_rate, bits_per_pixel, difference, ms_ssim, psnr, ssim
 
 RNG = np.random.default_rng(0)
 A = RNG.integers(0, 256, (14, 18, 3), dtype=np.uint8)
@@ -152,3 +152,43 @@ def test_curves_without_a_meaning_are_refused(curve: list[tuple[float, float]]) 
 def test_curves_that_do_not_overlap_are_refused() -> None:
     with pytest.raises(OptionError, match=r"overlap in PSNR, found 27\.00\.\.35\.50 and 40\.00\.\.45\.00 dB"):
         bd_rate(CURVE, [(0.1, 40.0), (0.2, 45.0)])
+
+
+def test_ms_ssim_of_one_scale_is_ssim() -> None:
+    a, b = (np.random.default_rng(i).integers(0, 256, (12, 21, 3), dtype=np.uint8) for i in (0, 1))
+    assert ms_ssim(a, b) == pytest.approx(max(0.0, plain_ssim(a, b)), rel=1e-12)
+
+
+def test_ms_ssim_equals_its_definition() -> None:
+    """Two scales: contrast and structure of the finer, all of the coarser one."""
+    rng = np.random.default_rng(2)
+    a = rng.integers(0, 256, (23, 30, 3), dtype=np.uint8)
+    b = np.clip(a + rng.integers(-40, 41, a.shape), 0, 255).astype(np.uint8)
+    x, y = (image @ np.array([0.299, 0.587, 0.114]) for image in (a, b))
+    coarse_x, coarse_y = (image[:22].reshape(11, 2, 15, 2).mean((1, 3)) for image in (x, y))
+    grey_x, grey_y = (np.repeat(image[..., None], 3, 2) for image in (coarse_x, coarse_y))
+    contrast = np.mean(
+        [contrast_of(x[i : i + 11, j : j + 11], y[i : i + 11, j : j + 11]) for i in range(13) for j in range(20)]
+    )
+    weights = np.array([0.0448, 0.2856]) / (0.0448 + 0.2856)
+    expected = contrast ** weights[0] * plain_ssim(grey_x, grey_y) ** weights[1]
+    assert ms_ssim(a, b) == pytest.approx(expected, rel=1e-9)
+    assert ms_ssim(a, a) == 1 and 0 <= ms_ssim(a, 255 - a) < ms_ssim(a, b) < 1
+
+
+def contrast_of(u: NDArray[np.float64], v: NDArray[np.float64]) -> float:
+    """SSIM's contrast and structure of one window."""
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    du, dv = u - (window * u).sum(), v - (window * v).sum()
+    c2 = (0.03 * 255) ** 2
+    return float((2 * (window * du * dv).sum() + c2) / ((window * (du**2 + dv**2)).sum() + c2))
+
+
+def test_a_difference_shows_where_pictures_differ() -> None:
+    other = A.copy()
+    other[2, 3, 1] ^= 1
+    shown = difference(A, other)
+    assert shown[2, 3, 1] == 8 and np.count_nonzero(shown) == 1
+    assert difference(A, 255 - A).max() == 255

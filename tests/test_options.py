@@ -1,9 +1,13 @@
+import math
+from typing import Any
+
 import pytest
 
 from inrcodec.errors import OptionError
 from inrcodec.options import (
     DecodeOptions,
     EncodeOptions,
+    Target,
     conditioning,
     index_quality,
     lagrangian,
@@ -54,3 +58,15 @@ def test_steps_out_of_range_are_refused() -> None:
     for steps in (-1, 100_001):
         with pytest.raises(OptionError, match="steps"):
             EncodeOptions(steps=steps)
+
+
+@pytest.mark.parametrize("goals", [{}, {"size": 9, "bpp": 1.0}, {"psnr": 0.0}, {"bpp": math.nan}, {"size": -4}])
+def test_there_is_one_target_above_0(goals: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="target"):
+        Target(**goals)
+
+
+def test_targets_say_what_they_are() -> None:
+    assert [str(Target(9)), str(Target(bpp=0.5)), str(Target(psnr=30))] == [
+        "a size of 9 bytes", "0.5 bits per pixel", "a PSNR of 30 dB"
+    ]  # fmt: skip

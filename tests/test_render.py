@@ -12,7 +12,7 @@ from inrcodec.lattice import field_shapes
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render
 from inrcodec.siren import siren
-from inrcodec.synthesis import synthesize, torch_network
+from inrcodec.synthesis import synthesize, synthesize_finer, torch_network
 
 
 def parameters_of(prior: Prior, height: int, width: int, q: float = 0.3) -> Parameters:
@@ -46,22 +46,20 @@ def test_fields_render_as_in_torch(field_prior: Prior, height: int, width: int) 
     assert agrees(render(field_prior, parameters, whole(height, width)), as_bytes(expected))
 
 
-def test_fields_at_scale_4_render_as_in_torch(field_prior: Prior) -> None:
-    """Finer samples are the cell centres of two levels below 0: the same lattice with two empty finer fields."""
-    height, width = 11, 18
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 11), (11, 18), (64, 9)])
+def test_fields_at_scale_2_render_as_in_torch(field_prior: Prior, height: int, width: int) -> None:
     parameters = parameters_of(field_prior, height, width)
     model = FieldModel.of(field_prior, torch.device("cpu"))
-    from inrcodec.synthesis import gains, haloed, network, upsample
+    planes = [torch.from_numpy(z).float()[None] for z in parameters.fields]
+    expected = synthesize_finer(model.weights, planes, torch.full((1, 1), 0.3), OMEGAS)[0]
+    assert agrees(render(field_prior, parameters, whole(height, width, 2)), as_bytes(expected))
 
-    q = torch.full((1, 1), 0.3)
-    steps, planes, at = gains(model.weights, q)[0], [], 0
-    for level, values in enumerate(parameters.fields):
-        scaled = torch.from_numpy(values).float()[None] * steps[at : at + len(values), None, None]
-        fine = upsample(haloed(scaled), 4 << level, model.weights["field.kernel"][level])
-        planes.append(fine[:, :, : 4 * height, : 4 * width])
-        at += len(values)
-    expected = network(model.weights, torch.cat(planes, 1), q, OMEGAS)[0]
-    assert agrees(render(field_prior, parameters, whole(height, width, 4)), as_bytes(expected))
+
+def test_detail_vanishes_at_pixel_centres(field_prior: Prior) -> None:
+    """At an odd scale every centre is a sample, too: there the x3 picture is the x1 picture."""
+    parameters = parameters_of(field_prior, 13, 22)
+    fine = render(field_prior, parameters, whole(13, 22, 3))
+    assert agrees(fine[1::3, 1::3], render(field_prior, parameters, whole(13, 22)))
 
 
 @pytest.mark.parametrize("scale", [1, 4])

@@ -23,12 +23,12 @@ def test_upsample_is_the_interpolation_of_lattice() -> None:
         assert torch.allclose(fine[0], expected, atol=1e-5)
 
 
-def test_samples_of_a_coarse_level_ignore_finer_fields() -> None:
+def test_inputs_of_a_coarse_level_ignore_finer_fields() -> None:
     weights, fields, q = field_weights(), random_fields(13, 22), torch.tensor([[0.2], [-0.5]])
-    before = synthesize(weights, fields, q, OMEGAS, level=1)
-    assert before.shape == (2, 3, 7, 11)
+    before = inputs(weights, fields, q, level=1)
+    assert before.shape == (2, sum(CHANNELS), 7, 11)
     fields[0] += 1
-    assert torch.equal(before, synthesize(weights, fields, q, OMEGAS, level=1))
+    assert torch.equal(before, inputs(weights, fields, q, level=1))
 
 
 def test_pictures_of_a_batch_do_not_see_each_other() -> None:

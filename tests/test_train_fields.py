@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 from inrcodec.errors import OptionError, PriorError
-from inrcodec.train_fields import FieldOptions, import_weights, train_fields
+from inrcodec.lattice import field_shapes
+from inrcodec.train_fields import (
+    FieldOptions,
+    fast_objective,
+    import_weights,
+    init_weights,
+    train_fields,
+    weighted_objective,
+)
 
 OPTIONS = FieldOptions(
-    channels=(1, 3), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, batch=2,
-    guess_steps=6, fit_steps=14, fit_length=4, slots=2, threads=1, log_every=5, checkpoint_every=3,
+    channels=(1, 3), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
+    guess_steps=6, fit_steps=14, analysis_steps=4, fit_length=4, slots=4, threads=1,
+    log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
 
@@ -32,7 +41,7 @@ class Noise:
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    options = replace(OPTIONS, guess_steps=60, fit_steps=0, log_every=20, guess_rate=1e-2)
+    options = replace(OPTIONS, guess_steps=60, fit_steps=0, analysis_steps=0, log_every=20, guess_rate=1e-2)
     train_fields(options, Noise(), tmp_path)
     losses = [float(row.split(",")[2]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.7 * losses[0]
@@ -40,7 +49,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
     whole = train_fields(OPTIONS, Noise(), tmp_path / "whole")
-    for stop_at in (4, 14):  # in either phase
+    for stop_at in (4, 16, 22):  # in every phase
         with pytest.raises(KeyboardInterrupt):
             train_fields(OPTIONS, Noise(stop_at), tmp_path / "parts")
     parts = train_fields(OPTIONS, Noise(), tmp_path / "parts")
@@ -54,7 +63,10 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
     first = train_fields(OPTIONS, Noise(), tmp_path / "first")
     assert first is not None
     second = train_fields(
-        replace(OPTIONS, guess_steps=0, fit_steps=1, fit_rate=1e-6), Noise(), tmp_path / "second", start=first
+        replace(OPTIONS, guess_steps=0, fit_steps=1, analysis_steps=0, fit_rate=1e-6),
+        Noise(),
+        tmp_path / "second",
+        start=first,
     )
     assert second is not None
     before, after = import_weights(first), import_weights(second)
@@ -76,3 +88,16 @@ def test_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:
     prior = train_fields(OPTIONS, Noise(), tmp_path)
     assert prior is not None and prior.tensors["field.kernel"][0, 0] == 0
+
+
+def test_the_fast_objective_is_the_plain_one() -> None:
+    """Same value and gradients by the fields, with a quality for each picture."""
+    weights = init_weights(OPTIONS)
+    fields = [torch.randn(2, *s).requires_grad_() for s in field_shapes(12, 20, OPTIONS.channels)]
+    arguments = (torch.rand(2, 3, 12, 20) - 0.5, torch.tensor([30, 210]), 0.3, OPTIONS)
+    plain = weighted_objective(weights, fields, *arguments, torch.Generator().manual_seed(5))
+    expected = torch.autograd.grad(plain, fields)
+    fast, found = fast_objective(weights, fields, *arguments, torch.Generator().manual_seed(5))
+    assert float(fast) == pytest.approx(float(plain.detach()), rel=1e-5)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(a.abs().max()))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from inrcodec import __version__
-from inrcodec.errors import ImageError, InrcodecError, SinrError
+from inrcodec.errors import ImageError, InrcodecError, OptionError, SinrError
 from inrcodec.options import Device
 
 console = Console(stderr=True, highlight=False)
+STREAM = Path("-")  # stdin as an input, stdout as an output
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 a wrong option, 3 not an image that can be encoded, 4 not a valid .sinr "
@@ -31,26 +33,43 @@ class Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
+        as_json = "--json" in ctx.args  # which nobody has parsed yet when an option is misspelt
         try:
             return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
         except InrcodecError as error:
-            _fail(error, error.exit_code)
+            show_error(error, as_json=as_json)
+            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             console.print("interrupted")
             raise typer.Exit(130) from None
-        except Exception as error:  # ours to mend, or the machine's; INRCODEC_DEBUG=1 shows where
-            if os.environ.get("INRCODEC_DEBUG") or type(error).__module__.startswith("typer"):
+        except Exception as error:
+            misused = hasattr(error, "format_message")  # typer's own errors, which it shows with the usage
+            if misused and not as_json or not misused and os.environ.get("INRCODEC_DEBUG"):
                 raise
-            _fail(error, 1)
+            show_error(error, as_json=as_json)
+            raise typer.Exit(2 if misused else 1) from None
 
 
-def _fail(error: BaseException, code: int) -> None:
-    text = " ".join((str(error) or type(error).__name__).split())
-    if "--json" in sys.argv:
-        print(json.dumps({"error": {"type": type(error).__name__, "message": text, "exit_code": code}}))
+def error_facts(error: Exception) -> dict[str, Any]:
+    """What --json says of an error."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    code = getattr(error, "exit_code", 1)
+    return {
+        "type": type(error).__name__,
+        "message": " ".join(message.split()) or type(error).__name__,
+        "exit_code": code,
+    }
+
+
+def show_error(error: Exception, *, as_json: bool = False) -> None:
+    """An error as one line on stderr, or as one JSON object on stdout."""
+    facts = error_facts(error)
+    if as_json:
+        print(json.dumps({"error": facts}))
     else:
-        console.print(f"[red]error:[/] {escape(text)}", soft_wrap=True)
-    raise typer.Exit(code) from None
+        console.print(f"[red]error:[/] {escape(facts['message'])}", soft_wrap=True)
 
 
 app = typer.Typer(
@@ -78,19 +97,76 @@ def root(
     """Images as sparse changes to a meta-learned neural network: encode, then decode at any scale."""
 
 
+def _prior_names() -> list[str]:
+    from inrcodec.prior import bundled_priors
+
+    return [path.stem for path in bundled_priors()]
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print details on stderr.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
-PriorOption = Annotated[str | None, typer.Option(help="Name of a bundled prior (see `inrcodec priors`) or a file.")]
+PriorOption = Annotated[
+    str | None,
+    typer.Option(help="Name of a bundled prior (see `inrcodec priors`) or a file.", autocompletion=_prior_names),
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto: cuda, else mps, else cpu.")]
 
 DecodeDeviceOption = Annotated[Device, typer.Option(help="Where to sample; auto and cpu: NumPy, without torch.")]
 
 
-def read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SinrError(f"{path}: cannot read the file: {error.strerror}") from None
+@dataclass(frozen=True)
+class Reporter:
+    """Says a command's result as its options want it: all facts as JSON, or a text, or nothing."""
+
+    as_json: bool
+    quiet: bool = False
+    verbose: bool = False
+    aside: bool = False  # on stderr, because the result itself goes to stdout
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a progress bar is wanted, if there is a terminal."""
+        return not (self.as_json or self.quiet)
+
+    def __call__(self, facts: Any, text: str, detail: str = "") -> None:
+        """Say a result; the detail is for the verbose."""
+        if self.verbose and detail:
+            console.print(detail, soft_wrap=True, markup=False)
+        if self.as_json or not self.quiet:
+            print(json.dumps(facts) if self.as_json else text, file=sys.stderr if self.aside else sys.stdout)
+
+
+def read_input(path: Path) -> bytes:
+    """The bytes of a file, or of stdin if the path is `-`. SinrError if it cannot be read."""
+    from inrcodec.bitstream import read_file
+
+    return sys.stdin.buffer.read() if path == STREAM else read_file(path)
+
+
+def check_target(path: Path, source: Path | None, *, overwrite: bool) -> None:
+    """Raise what `write_output` would raise anyway, and OptionError if it would replace its source or fill a screen."""
+    from inrcodec.image import check_output
+
+    if path == STREAM:
+        if sys.stdout.isatty():
+            raise OptionError("stdout is a terminal; redirect it to a file or choose one with -o")
+    elif source and path.exists() and source.exists() and os.path.samefile(path, source):
+        raise OptionError(f"{source}: the output would replace the input; choose another with -o")
+    else:
+        check_output(path, overwrite=overwrite)
+
+
+def write_output(path: Path, data: bytes, *, overwrite: bool) -> None:
+    """Write a file, or to stdout if the path is `-`."""
+    from inrcodec.image import write_atomically
+
+    if path == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(path, data, overwrite=overwrite)
 
 
 @contextmanager
@@ -102,18 +178,15 @@ def naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from None
 
 
-def same_file(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and os.path.samefile(a, b)
-
-
 @contextmanager
-def progress_bar(title: str, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(title: str, wanted: bool) -> Iterator[Callable[[float, float], None] | None]:
     """A bar with ETA on a terminal's stderr, else nothing."""
     if not wanted or not sys.stderr.isatty():
         yield None
         return
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True) as bar:
+    # Rich would send what is printed to stdout above the bar, and so to stderr: not if it is meant for a pipe.
+    with Progress(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,82 +2,119 @@
 
 from __future__ import annotations
 
-import json
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inrcodec.cli.app import (
+    STREAM,
     DecodeDeviceOption,
     ForceOption,
     JsonOption,
     PriorOption,
+    QuietOption,
+    Reporter,
+    VerboseOption,
     app,
     naming,
-    read_file,
-    same_file,
+    read_input,
+    write_output,
+)
+from inrcodec.cli.batch import (
+    SINR,
+    Batch,
+    Job,
+    JobsOption,
+    MtimeOption,
+    Progress,
+    RecursiveOption,
+    Result,
+    ResumeOption,
+    do_all,
+    find_jobs,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
+
+
+class Format(StrEnum):
+    """Formats by their suffix."""
+
+    PNG = "png"
+    JPEG = "jpg"
+    WEBP = "webp"
+    TIFF = "tiff"
 
 
 @app.command(
     epilog="Examples:  inrcodec decode photo.sinr --scale 4    inrcodec decode photo.sinr --region 100,50,64,64"
 )
 def decode(
-    file: Annotated[Path, typer.Argument(help="File to decode.")],
+    files: Annotated[list[Path], typer.Argument(help="Files to decode, folders or patterns; - is stdin.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="PNG, JPEG, WebP or TIFF. Default: FILE with suffix .decoded.png."),
+        typer.Option(
+            "-o",
+            "--output",
+            help="PNG, JPEG, WebP or TIFF, or folder of several. Default: FILE with suffix .decoded.png; - is stdout.",
+        ),
     ] = None,
+    recursive: RecursiveOption = False,
+    jobs: JobsOption = 1,
+    resume: ResumeOption = False,
+    keep_mtime: MtimeOption = False,
+    file_format: Annotated[
+        Format, typer.Option("--format", help="Of an output whose name does not say it.")
+    ] = Format.PNG,
     scale: Annotated[float | None, typer.Option(help="Output samples per pixel, for example 4 or 0.5.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Output size instead of a scale.")] = None,
     region: Annotated[str | None, typer.Option(metavar="X,Y,W,H", help="Only this part, in pixels.")] = None,
+    levels: Annotated[
+        int | None, typer.Option(help="At most so many levels, coarse to fine; FILE may be cut short after them.")
+    ] = None,
+    convert: Annotated[
+        bool, typer.Option("--convert", help="For formats without 16 bits or transparency: 8 bits, on white.")
+    ] = False,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", min=1, help="Refuse a FILE with more: lower it for files of strangers.")
     ] = 2**28,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Decode a .sinr file to a picture, at any scale."""
+    """Decode .sinr files to pictures, at any scale."""
     from inrcodec import codec
     from inrcodec.bitstream import Limits
-    from inrcodec.image import check_output, write_picture
+    from inrcodec.image import format_picture
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
 
-    options = DecodeOptions(scale, _pair(size), _region(region))
-    target = output or file.with_suffix(".decoded.png")
-    if same_file(target, file):
-        raise OptionError(f"{file}: the output would replace the file itself; choose another with -o")
-    check_output(target, overwrite=force)
-    data = read_file(file)
-    began = time.perf_counter()
-    with naming(file):
-        picture = codec.decode(
-            data, options, prior=find_prior(prior) if prior else None, device=device, limits=Limits(max_pixels)
-        )
-    write_picture(picture, target, overwrite=force)
-    seconds = time.perf_counter() - began
-    height, width, _ = picture.pixels.shape
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "input": str(file),
-                    "output": str(target),
-                    "width": width,
-                    "height": height,
-                    "seconds": round(seconds, 3),
-                }
-            )
-        )
-    else:
-        print(f"{target}: {width}x{height}, {seconds:.2f} s")
+    options = DecodeOptions(scale, _pair(size), _region(region), levels)
+    found, single = find_jobs(files, SINR, recursive, output, f".decoded.{file_format}")
+    batch = Batch(found, single, jobs, resume, keep_mtime, force)
+    loaded = find_prior(prior) if prior else None
+
+    def work(job: Job, _: Progress) -> Result:
+        assert job.target is not None
+        data = read_input(job.source)
+        began = time.perf_counter()
+        with naming(job.source):
+            picture = codec.decode(data, options, prior=loaded, device=device, limits=Limits(max_pixels))
+        named = Path(f"stdout.{file_format}") if job.target == STREAM else job.target
+        write_output(job.target, format_picture(picture, named, convert=convert), overwrite=force)
+        seconds = round(time.perf_counter() - began, 3)
+        height, width, _ = picture.pixels.shape
+        facts = {"input": str(job.source), "output": str(job.target), "width": width, "height": height}
+        detail = f"{job.source}: {len(data)} bytes, {'grey' if picture.grey else 'rgb'}, metadata {[*picture.metadata]}"
+        return Result(facts | {"seconds": seconds}, f"{job.target}: {width}x{height}, {seconds:.2f} s", detail)
+
+    do_all(batch, work, Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM), "decoding")
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:

@@ -2,77 +2,154 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from inrcodec.cli.app import (
+    STREAM,
     DeviceOption,
     ForceOption,
     JsonOption,
     PriorOption,
+    QuietOption,
+    Reporter,
+    VerboseOption,
     app,
-    progress_bar,
-    same_file,
+    read_input,
+    write_output,
+)
+from inrcodec.cli.batch import (
+    Batch,
+    Job,
+    JobsOption,
+    MtimeOption,
+    Progress,
+    RecursiveOption,
+    Result,
+    ResumeOption,
+    do_all,
+    find_jobs,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
 
 
-@app.command(epilog="Examples:  inrcodec encode photo.png    inrcodec encode photo.jpg -o small.sinr -Q 30 --steps 300")
+@app.command(
+    epilog="Examples:  inrcodec encode photo.jpg -o small.sinr -Q 30    inrcodec encode -r photos/ -o small/ --resume"
+)
 def encode(
-    image: Annotated[Path, typer.Argument(help="Picture to encode (PNG, JPEG, WebP, TIFF, ...).")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: IMAGE with suffix .sinr.")] = None,
-    quality: Annotated[float, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best).")] = 60.0,
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Pictures to encode (PNG, JPEG, WebP, TIFF, ...), folders or patterns; - is stdin."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="File, or folder of several. Default: IMAGE with suffix .sinr; - is stdout."
+        ),
+    ] = None,
+    recursive: RecursiveOption = False,
+    jobs: JobsOption = 1,
+    resume: ResumeOption = False,
+    keep_mtime: MtimeOption = False,
+    quality: Annotated[
+        float | None, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best). Default: 60.")
+    ] = None,
+    target_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Largest file instead of a quality, for example 40kB.")
+    ] = None,
+    target_bpp: Annotated[float | None, typer.Option(help="Most bits per pixel instead of a quality.")] = None,
+    target_psnr: Annotated[float | None, typer.Option(help="Least PSNR in dB instead of a quality.")] = None,
     steps: Annotated[int, typer.Option(help="Fitting steps; time is linear in them.")] = 100,
     prior: PriorOption = None,
     device: DeviceOption = Device.AUTO,
     seed: Annotated[int, typer.Option(help="Same seed, device and version: same bytes.")] = 0,
     self_contained: Annotated[bool, typer.Option("--self-contained", help="Put the prior into the file.")] = False,
     convert: Annotated[
-        bool, typer.Option("--convert", help="Accept transparency, 16 bits, CMYK or animation by converting.")
+        bool,
+        typer.Option("--convert", help="Accept CMYK or animation; make the picture 8 bits, opaque and RGB or grey."),
     ] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave ICC profile, EXIF and XMP out.")] = False,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a picture and write it as a .sinr file beside it."""
+    """Fit pictures and write them as .sinr files beside them."""
     from dataclasses import replace
 
-    from inrcodec.image import check_output, read_picture, write_atomically
-    from inrcodec.options import EncodeOptions
+    from inrcodec.image import SUFFIXES, parse_picture, read_picture
+    from inrcodec.options import EncodeOptions, Target
     from inrcodec.prior import DEFAULT_PRIOR, find_prior
 
-    options = EncodeOptions(quality, steps, prior or DEFAULT_PRIOR, device, seed)
-    target = output or image.with_suffix(".sinr")
-    if same_file(target, image):
-        raise OptionError(f"{image}: the output would replace the picture itself; choose another with -o")
-    check_output(target, overwrite=force)
-    picture = read_picture(image, convert=convert)
+    target = None
+    if any(goal is not None for goal in (target_size, target_bpp, target_psnr)):
+        target = Target(size_of(target_size) if target_size else None, target_bpp, target_psnr)
+        if quality is not None:
+            raise OptionError("give a quality or a target, not both")
+    wanted = EncodeOptions.quality if quality is None else quality
+    options = EncodeOptions(wanted, steps, prior or DEFAULT_PRIOR, device, seed, target)
+    found, single = find_jobs(images, SUFFIXES, recursive, output, ".sinr")
+    batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(options.prior)
     from inrcodec import codec
 
-    if strip:
-        picture = replace(picture, metadata={})
-    began = time.perf_counter()
-    with progress_bar("encoding", not as_json) as progress:
+    def work(job: Job, progress: Progress) -> Result:
+        assert job.target is not None
+        if job.source == STREAM:
+            picture = parse_picture(read_input(job.source), "stdin", convert=convert)
+        else:
+            picture = read_picture(job.source, convert=convert)
+        if strip:
+            picture = replace(picture, metadata={})
+        began = time.perf_counter()
         result = codec.encode(picture, options, prior=loaded, self_contained=self_contained, progress=progress)
-    seconds = time.perf_counter() - began
-    write_atomically(target, result.data, overwrite=force)
-    size = target.stat().st_size
-    bpp = size * 8 / (result.width * result.height)
-    if as_json:
-        report = {"input": str(image), "output": str(target), "width": result.width, "height": result.height}
-        report |= {
-            "bytes": size,
-            "bpp": round(bpp, 4),
-            "quality": quality,
+        seconds = time.perf_counter() - began
+        write_output(job.target, result.data, overwrite=force)
+        facts = {
+            "input": str(job.source),
+            "output": str(job.target),
+            "width": result.width,
+            "height": result.height,
+            "bytes": len(result.data),
+            "bpp": round(result.bits_per_pixel, 4),
+            "quality": round(result.quality, 1),
             "steps": steps,
             "prior": result.prior,
+            "seconds": round(seconds, 3),
         }
-        print(json.dumps(report | {"seconds": round(seconds, 3)}))
-    else:
-        print(f"{target}: {size} bytes, {bpp:.3f} bits per pixel, {result.width}x{result.height}, {seconds:.1f} s")
+        found = f", quality {result.quality:.1f}" if target else ""
+        cost = f"{len(result.data)} bytes, {result.bits_per_pixel:.3f} bits per pixel{found}"
+        text = f"{job.target}: {cost}, {result.width}x{result.height}, {seconds:.1f} s"
+        detail = f"{job.source}: prior {loaded.name} {loaded.id.hex()}, {steps} steps, groups of {result.groups} bytes"
+        return Result(facts, text, detail)
+
+    report = Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM)
+    do_all(batch, work, report, "encoding", share_threads(jobs))
+
+
+def size_of(text: str) -> int:
+    """The number of bytes in "40kB", "1.5 MB", "64KiB" or "40000"."""
+    stated = re.fullmatch(r"(\d+\.?\d*) ?(|k|K|M|G)(i?)B?", text)
+    if not stated:
+        raise OptionError(f"--target-size is a size, for example 40kB, not {text!r}")
+    power = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}[stated[2]]
+    unit: int = (1024 if stated[3] else 1000) ** power
+    return round(float(stated[1]) * unit)
+
+
+def share_threads(jobs: int) -> Callable[[], None]:
+    """What gives each of several threads its share of the CPU's."""
+
+    def initializer() -> None:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+
+    return initializer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +9,16 @@ import typer
 
 from inrcodec.cli.app import (
     JsonOption,
+    Reporter,
     app,
     naming,
-    read_file,
+    read_input,
 )
 
 
 @app.command(epilog="Example:  inrcodec info photo.sinr --json")
 def info(
-    file: Annotated[Path, typer.Argument(help="File to describe.")],
+    file: Annotated[Path, typer.Argument(help="File to describe; - is stdin.")],
     as_json: JsonOption = False,
 ) -> None:
     """Say what a .sinr file holds, without decoding it."""
@@ -26,7 +26,7 @@ def info(
     from inrcodec.options import index_quality, lagrangian
     from inrcodec.prior import bundled_priors, read_prior
 
-    data = read_file(file)
+    data = read_input(file)
     with naming(file):
         header = unpack(data)
     names = {prior.id: prior.name for prior in map(read_prior, bundled_priors())}
@@ -36,6 +36,7 @@ def info(
         "width": header.width,
         "height": header.height,
         "colour": header.colour.name.lower(),
+        "alpha": header.alpha is not None,
         "bit_depth": header.bit_depth,
         "quality": round(index_quality(header.quality_index), 1),
         "lambda": round(lagrangian(header.quality_index), 2),
@@ -47,11 +48,8 @@ def info(
         "groups": [len(group) for group in header.groups],
         "metadata": {key: len(value) for key, value in header.metadata.items()},
     }
-    if as_json:
-        print(json.dumps(facts))
-    else:
-        for key, value in facts.items():
-            print(f"{key:15}{'not bundled' if key == 'prior' and value is None else value}")
+    shown = facts | {"prior": facts["prior"] or "not bundled"}
+    Reporter(as_json)(facts, "\n".join(f"{key:15}{value}" for key, value in shown.items()))
 
 
 @app.command()
@@ -75,10 +73,9 @@ def priors(as_json: JsonOption = False) -> None:
                 "surviving_weights": surviving,
             }
         )
-    if as_json:
-        print(json.dumps(rows))
-        return
+    lines = []
     for row in rows:
         kind = f"{row['field_levels']} levels of fields" if row["field_levels"] else "no fields"
         text = f"{row['surviving_weights']} of {row['weights']} weights, {kind}, {row['bytes']} bytes, id {row['id']}"
-        print(f"{row['name']}{' (default)' if row['default'] else ''}: {text}")
+        lines.append(f"{row['name']}{' (default)' if row['default'] else ''}: {text}")
+    Reporter(as_json)(rows, "\n".join(lines))

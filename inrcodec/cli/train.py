@@ -94,7 +94,8 @@ def train_fields(
     batch: Annotated[int, typer.Option(help="Pictures per step.")] = 8,
     guess_steps: Annotated[int, typer.Option(help="Steps that train everything through the first guess.")] = 8000,
     fit_steps: Annotated[int, typer.Option(help="Steps that train network and rate model at fitted fields.")] = 6000,
-    fit_length: Annotated[int, typer.Option(help="Steps that a batch is fitted.")] = 60,
+    analysis_steps: Annotated[int, typer.Option(help="Steps that train the first guess alone, at the end.")] = 1000,
+    fit_length: Annotated[int, typer.Option(help="Steps that a batch is fitted.")] = 40,
     slots: Annotated[int, typer.Option(help="Batches that are fitted in turn.")] = 8,
     guess_rate: Annotated[float, typer.Option(help="Learning rate of the guess steps.")] = 4e-3,
     fit_rate: Annotated[float, typer.Option(help="Learning rate of the fit steps.")] = 1e-3,
@@ -116,7 +117,8 @@ def train_fields(
     from inrcodec.train_fields import train_fields as train
 
     options = FieldOptions(
-        batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, fit_length=fit_length, slots=slots,
+        batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, analysis_steps=analysis_steps, fit_length=fit_length,
+        slots=slots,
         guess_rate=guess_rate, fit_rate=fit_rate, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)

@@ -1,0 +1,36 @@
+import pytest
+import torch
+from conftest import CHANNELS, OMEGAS, field_weights
+
+from inrcodec.adapt import adapt_filter
+from inrcodec.deltas import PARTS, apply_deltas, pack_deltas
+from inrcodec.lattice import field_shapes
+from inrcodec.synthesis import synthesize
+
+Q = torch.full((1, 1), 0.2)
+
+
+def fields(height: int, width: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(1, *s, generator=generator).round() for s in field_shapes(height, width, CHANNELS)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 61), (1, 1), (3, 200)])
+def test_deltas_are_given_only_where_they_pay(height: int, width: int) -> None:
+    weights, z = field_weights(), fields(height, width)
+    other = field_weights() | {name: field_weights(1)[name] for name in PARTS}
+    target = synthesize(other, z, Q, OMEGAS)  # what another filter would make
+    deltas = adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0))
+    if deltas is None:
+        assert height == 1  # one pixel pays for nothing
+        return
+    tensors = {name: weights[name].numpy() for name in PARTS}
+    changed = weights | {name: torch.from_numpy(tensor) for name, tensor in apply_deltas(tensors, deltas).items()}
+    before, after = ((synthesize(w, z, Q, OMEGAS) - target).square().sum() * 255**2 / 20 for w in (weights, changed))
+    assert float(after) + 8 * len(pack_deltas(deltas)) < float(before)
+
+
+def test_a_picture_that_is_met_already_has_no_deltas() -> None:
+    weights, z = field_weights(), fields(20, 31)
+    target = synthesize(weights, z, Q, OMEGAS)
+    assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0)) is None

@@ -1,0 +1,110 @@
+"""Many files: what is found, where results go, and that one bad file spoils no other."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_png
+from numpy.typing import NDArray
+from test_cli import run
+
+from inrcodec.cli.batch import Job, find_jobs
+from inrcodec.errors import ImageError, OptionError
+from inrcodec.image import SUFFIXES
+from inrcodec.prior import Prior
+
+QUICK = ("--prior", "fields.safetensors", "--steps", "1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: NDArray[np.uint8], field_prior: Prior) -> Path:
+    """a.png, in/b.png, in/deep/c.png and a prior."""
+    for name in ("a.png", "in/b.png", "in/deep/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_png(tmp_path / name, picture[:6, :8])
+    (tmp_path / "fields.safetensors").write_bytes(field_prior.data)
+    return tmp_path
+
+
+def found(
+    folder: Path, *sources: str, output: str | None = None, recursive: bool = True
+) -> tuple[dict[str, str], bool]:
+    """Outputs by inputs, relative to the folder, and whether it is a single file."""
+    target = folder / output if output else None
+    jobs, single = find_jobs([folder / source for source in sources], SUFFIXES, recursive, target, ".sinr")
+
+    def short(path: Path | None) -> str:
+        assert path is not None
+        return path.relative_to(folder).as_posix()
+
+    return {short(job.source): short(job.target) for job in jobs}, single
+
+
+def test_results_lie_beside_their_files_or_in_a_folder_with_the_same_subfolders(folder: Path) -> None:
+    assert found(folder, "a.png") == ({"a.png": "a.sinr"}, True)
+    assert found(folder, "a.png", output="x.sinr") == ({"a.png": "x.sinr"}, True)
+    assert found(folder, "a.png", output="in")[0] == {"a.png": "in/a.sinr"}
+    assert found(folder, "in") == ({"in/b.png": "in/b.sinr", "in/deep/c.png": "in/deep/c.sinr"}, False)
+    assert found(folder, "in", output="out")[0] == {"in/b.png": "out/b.sinr", "in/deep/c.png": "out/deep/c.sinr"}
+    assert found(folder, "a.png", "in/b.png", output="out")[0] == {"a.png": "out/a.sinr", "in/b.png": "out/b.sinr"}
+    assert found(folder, "i*/*.png") == ({"in/b.png": "in/b.sinr"}, False)
+    assert find_jobs([folder / "a.png"], SUFFIXES, False, None, None) == ([Job(folder / "a.png")], True)
+
+
+def test_what_is_ambiguous_or_empty_is_refused(folder: Path) -> None:
+    write_png(folder / "a.webp", np.zeros((6, 8, 3), np.uint8))
+    (folder / "empty").mkdir()
+    with pytest.raises(OptionError, match="a folder; -r"):
+        found(folder, "in", recursive=False)
+    with pytest.raises(OptionError, match=r"a\.png and .*a\.webp would both become"):
+        found(folder, "a.png", "a.webp")
+    with pytest.raises(OptionError, match="no file matches"):
+        found(folder, "*.gif")
+    with pytest.raises(OptionError, match="need a folder"):
+        found(folder, "in", output="a.png")
+    with pytest.raises(ImageError, match="found none"):
+        found(folder, "empty")
+    with pytest.raises(OptionError, match="only input"):
+        find_jobs([Path("-"), folder / "a.png"], SUFFIXES, False, None, ".sinr")
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_one_bad_file_is_reported_and_the_rest_is_done(folder: Path, jobs: str) -> None:
+    (folder / "in" / "bad.png").write_text("this is no picture")
+    code, out, errors = run(folder, "encode", "-r", "in", "a.png", "-o", "out", "--jobs", jobs, *QUICK)
+    assert code == 1 and "3 done, 1 failed" in out and errors.count("\n") == 1 and "bad.png" in errors
+    made = sorted(path.relative_to(folder / "out").as_posix() for path in (folder / "out").rglob("*.sinr"))
+    assert made == ["a.sinr", "b.sinr", "deep/c.sinr"]
+    code, out, _ = run(folder, "verify", "-r", "out", "--prior", "fields.safetensors", "--json")
+    assert code == 0 and json.loads(out)["done"] == 3
+    code, _, errors = run(folder, "decode", "-r", "out", "-o", "back", "--format", "webp", "--prior", QUICK[1])
+    assert code == 0 and (folder / "back" / "deep" / "c.decoded.webp").exists(), errors
+
+
+def test_resume_does_only_what_is_missing(folder: Path) -> None:
+    assert run(folder, "encode", "in/b.png", "--keep-mtime", *QUICK)[0] == 0
+    before = (folder / "in" / "b.sinr").stat().st_mtime_ns
+    assert before == (folder / "in" / "b.png").stat().st_mtime_ns
+    words = ("encode", "-r", "in", *QUICK)
+    assert run(folder, *words)[0] == 1
+    os.unlink(folder / "in" / "deep" / "c.sinr")
+    code, out, _ = run(folder, *words, "--resume", "--json")
+    report = json.loads(out)
+    assert code == 0 and (report["done"], report["skipped"], report["failed"]) == (1, 1, 0)
+    assert [("skipped" in said, said["input"]) for said in report["files"]] == [
+        (True, "in/b.png"),
+        (False, "in/deep/c.png"),
+    ]
+    assert (folder / "in" / "b.sinr").stat().st_mtime_ns == before
+    assert "is there" in run(folder, "encode", "in/b.png", "--resume", *QUICK)[1]
+    assert run(folder, *words, "--resume", "--force")[0] == 2
+
+
+def test_json_says_which_file_failed_and_why(folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"")
+    code, out, errors = run(folder, "encode", "a.png", "bad.png", *QUICK, "--json")
+    good, bad = json.loads(out)["files"]
+    assert code == 1 and good["output"] == "a.sinr" and not errors
+    assert bad["input"] == "bad.png" and bad["error"]["exit_code"] == 3
