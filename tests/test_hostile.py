@@ -59,7 +59,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 3, **changes: Any) -> bytes:
+def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 4, **changes: Any) -> bytes:
     """A small self-contained file."""
     file = SinrFile(8, 6, Colour.RGB, 8, 100, hashlib.sha256(prior).digest()[:8], groups, prior=prior)
     return pack(SinrFile(**{**vars(file), **changes}))
@@ -199,6 +199,8 @@ def networks(fields: Prior, network: Prior) -> dict[str, Case]:
         "siren.1.bias",
         "rate.table",
         "rate.1.mid",
+        "filter.in",
+        "detail.out",
     ):
         cases[f"no {name}"] = with_prior(prior_file(fields, without=name)), "PriorError", name.removesuffix(".bias")
         cases[f"{name} of another shape"] = case(name.removesuffix(".bias"), {name: np.zeros((5, 5, 5), f[name].dtype)})
@@ -281,7 +283,7 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
     """Groups that hold other numbers than the prior says, in number or in size."""
     shapes = field_shapes(6, 8, fields.architecture.channels)
     ones = [np.ones(shape, np.int32) for shape in shapes]
-    streams = tuple(RateModel(fields.tensors, fields.architecture.channels).encode(ones, 100))
+    streams = (b"", *RateModel(fields.tensors, fields.architecture.channels).encode(ones, 100))
     counts = [int(network.mask(layer).sum()) + len(network.mask(layer)) for layer in range(network.layers)]
     deltas = tuple(encode_deltas(np.full(count, -300, np.int32)) for count in counts)
 
@@ -292,20 +294,22 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
         return with_prior(network.data, groups), "SinrError", match
 
     return {
-        "one group too few": in_fields("3 parameter groups", *streams[:2]),
-        "one group too many": in_fields("3 parameter groups", *streams, b""),
-        "64 groups": in_fields("3 parameter groups", *streams, *[b"\1"] * 61),
-        "groups in the wrong order": in_fields("level", *streams[::-1]),
+        "one group too few": in_fields("4 parameter groups", *streams[:3]),
+        "one group too many": in_fields("4 parameter groups", *streams, b""),
+        "64 groups": in_fields("4 parameter groups", *streams, *[b"\1"] * 60),
+        "groups in the wrong order": in_fields("level", b"", *streams[:0:-1]),
         "groups of a larger picture": in_fields("hold more", *streams, width=2, height=2),
-        "four bytes too many": in_fields("hold more", streams[0] + bytes(8) + b"\1", *streams[1:]),
-        "group of a megabyte": in_fields("level", b"\x55" * (1 << 20), b"", b""),
+        "four bytes too many": in_fields("hold more", b"", streams[1] + bytes(8) + b"\1", *streams[2:]),
+        "group of a megabyte": in_fields("level", b"", b"\x55" * (1 << 20), b"", b""),
         "picture that needs more memory than there is": (
             with_prior(fields.data, streams, width=16384, height=16384),
             "LimitError",
             "more memory than there is",
         ),
-        "group of ones": in_fields("level", b"\xff" * 400, b"", b""),
-        "finest group of ones": in_fields("level", *streams[:2], b"\xff" * 400),
+        "group of ones": in_fields("level", b"", b"\xff" * 400, b"", b""),
+        "finest group of ones": in_fields("level", *streams[:3], b"\xff" * 400),
+        "filter that changes by 2**17 and more": in_fields("exponent of 0..16", b"\x11\1\1", *streams[1:]),
+        "filter with too many changes": in_fields("deltas", b"\0\x3f\x1f" + b"\x55" * 4000, *streams[1:]),
         "bitmap of more weights than survived": in_network("deltas", deltas[0], deltas[0] + deltas[1], deltas[2]),
         "bitmap of another layer": in_network("deltas", deltas[1], deltas[2], deltas[0]),
         "table 64 of densities": in_network("tables 64", b"\x40" + deltas[0][1:], *deltas[1:]),
