@@ -11,18 +11,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import golden
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save
 from test_bitstream import BODY, FIELDS, HOSTILE, chunk, frame_declaring, sealed
 
-from inrcodec.bitstream import MAX_CONTENT, Colour, SinrFile, pack
+from inrcodec.bitstream import MAX_CONTENT, Colour, SinrFile, pack, unpack
+from inrcodec.codec import decode
 from inrcodec.entropy import RateModel, encode_deltas
 from inrcodec.lattice import field_shapes
-from inrcodec.prior import Prior
+from inrcodec.prior import MAX_FIELD_WEIGHT, MAX_WEIGHT, Prior
 
 Tensors = Mapping[str, NDArray[Any]]
 Case = tuple[bytes, str, str]  # the file, the class of its error, part of the message
@@ -56,7 +59,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 3, **changes: Any) -> bytes:
+def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 4, **changes: Any) -> bytes:
     """A small self-contained file."""
     file = SinrFile(8, 6, Colour.RGB, 8, 100, hashlib.sha256(prior).digest()[:8], groups, prior=prior)
     return pack(SinrFile(**{**vars(file), **changes}))
@@ -196,6 +199,8 @@ def networks(fields: Prior, network: Prior) -> dict[str, Case]:
         "siren.1.bias",
         "rate.table",
         "rate.1.mid",
+        "filter.in",
+        "detail.out",
     ):
         cases[f"no {name}"] = with_prior(prior_file(fields, without=name)), "PriorError", name.removesuffix(".bias")
         cases[f"{name} of another shape"] = case(name.removesuffix(".bias"), {name: np.zeros((5, 5, 5), f[name].dtype)})
@@ -278,7 +283,7 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
     """Groups that hold other numbers than the prior says, in number or in size."""
     shapes = field_shapes(6, 8, fields.architecture.channels)
     ones = [np.ones(shape, np.int32) for shape in shapes]
-    streams = tuple(RateModel(fields.tensors, fields.architecture.channels).encode(ones, 100))
+    streams = (b"", *RateModel(fields.tensors, fields.architecture.channels).encode(ones, 100))
     counts = [int(network.mask(layer).sum()) + len(network.mask(layer)) for layer in range(network.layers)]
     deltas = tuple(encode_deltas(np.full(count, -300, np.int32)) for count in counts)
 
@@ -289,20 +294,22 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
         return with_prior(network.data, groups), "SinrError", match
 
     return {
-        "one group too few": in_fields("3 parameter groups", *streams[:2]),
-        "one group too many": in_fields("3 parameter groups", *streams, b""),
-        "64 groups": in_fields("3 parameter groups", *streams, *[b"\1"] * 61),
-        "groups in the wrong order": in_fields("level", *streams[::-1]),
+        "one group too few": in_fields("4 parameter groups", *streams[:3]),
+        "one group too many": in_fields("4 parameter groups", *streams, b""),
+        "64 groups": in_fields("4 parameter groups", *streams, *[b"\1"] * 60),
+        "groups in the wrong order": in_fields("level", b"", *streams[:0:-1]),
         "groups of a larger picture": in_fields("hold more", *streams, width=2, height=2),
-        "four bytes too many": in_fields("hold more", streams[0] + bytes(8) + b"\1", *streams[1:]),
-        "group of a megabyte": in_fields("level", b"\x55" * (1 << 20), b"", b""),
+        "four bytes too many": in_fields("hold more", b"", streams[1] + bytes(8) + b"\1", *streams[2:]),
+        "group of a megabyte": in_fields("level", b"", b"\x55" * (1 << 20), b"", b""),
         "picture that needs more memory than there is": (
             with_prior(fields.data, streams, width=16384, height=16384),
             "LimitError",
             "more memory than there is",
         ),
-        "group of ones": in_fields("level", b"\xff" * 400, b"", b""),
-        "finest group of ones": in_fields("level", *streams[:2], b"\xff" * 400),
+        "group of ones": in_fields("level", b"", b"\xff" * 400, b"", b""),
+        "finest group of ones": in_fields("level", *streams[:3], b"\xff" * 400),
+        "filter that changes by 2**17 and more": in_fields("exponent of 0..16", b"\x11\1\1", *streams[1:]),
+        "filter with too many changes": in_fields("deltas", b"\0\x3f\x1f" + b"\x55" * 4000, *streams[1:]),
         "bitmap of more weights than survived": in_network("deltas", deltas[0], deltas[0] + deltas[1], deltas[2]),
         "bitmap of another layer": in_network("deltas", deltas[1], deltas[2], deltas[0]),
         "table 64 of densities": in_network("tables 64", b"\x40" + deltas[0][1:], *deltas[1:]),
@@ -360,3 +367,21 @@ def test_every_hostile_file_is_refused_at_once_and_in_little_memory(outcomes: di
     slow = {name: seconds for name, (_, _, seconds, _) in outcomes.items() if seconds > SECONDS}
     large = {name: f"{memory >> 20} MiB" for name, (_, _, _, memory) in outcomes.items() if memory > MEMORY}
     assert not slow and not large
+
+
+@pytest.mark.parametrize("signs", ["equal", "random"])
+@pytest.mark.parametrize("kind", golden.CARRIERS)
+@pytest.mark.parametrize("numbers", ["", "-large-numbers"])
+def test_the_largest_numbers_a_prior_may_hold_stay_finite(kind: str, signs: str, numbers: str) -> None:
+    """An overflow would be a warning, and a warning is an error here."""
+    prior, rng = golden.carried_prior(kind), np.random.default_rng(0)
+    largest = {}
+    for name, tensor in prior.tensors.items():
+        if tensor.dtype == np.float32:
+            value = MAX_FIELD_WEIGHT if name.startswith("field.") else MAX_WEIGHT
+            sign = rng.choice((-1, 1), tensor.shape) if signs == "random" else 1
+            kept = prior.tensors.get(name.replace(".weight", ".mask"), tensor) if name.startswith("siren.") else tensor
+            largest[name] = ((kept != 0) * sign * value).astype(np.float32)
+    data = prior_file(prior, largest)
+    file = unpack((golden.FOLDER / f"{kind}{numbers}.sinr").read_bytes())
+    decode(pack(replace(file, prior=data, prior_id=hashlib.sha256(data).digest()[:8])))

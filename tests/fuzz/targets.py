@@ -58,7 +58,7 @@ def header(data: bytes) -> None:
 
 def payload(data: bytes) -> None:
     """Entropy coding: height, width, quality index and group lengths come first, a byte each, then the groups."""
-    for prior, count in ((FIELDS, 3), (NETWORK, 3)):
+    for prior, count in ((FIELDS, 4), (NETWORK, 3)):
         height, width, index, *sizes = data[: 3 + count].ljust(3 + count, b"\1")
         rest, groups = data[3 + count :], []
         for size in sizes:
