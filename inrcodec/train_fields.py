@@ -77,7 +77,7 @@ class FieldOptions:
     fit_length: int = 40  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
-    fit_rate: float = 1e-3  # of Adam in phase 2; falls along a cosine
+    fit_rate: float = 2e-4  # of Adam in phase 2; falls along a cosine
     seed: int = 0
     device: Device = Device.AUTO
     threads: int = 0  # of the CPU; 0 leaves torch's choice

@@ -98,7 +98,7 @@ def train_fields(
     fit_length: Annotated[int, typer.Option(help="Steps that a batch is fitted.")] = 40,
     slots: Annotated[int, typer.Option(help="Batches that are fitted in turn.")] = 8,
     guess_rate: Annotated[float, typer.Option(help="Learning rate of the guess steps.")] = 4e-3,
-    fit_rate: Annotated[float, typer.Option(help="Learning rate of the fit steps.")] = 1e-3,
+    fit_rate: Annotated[float, typer.Option(help="Learning rate of the fit steps.")] = 2e-4,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
     device: DeviceOption = Device.AUTO,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
