@@ -196,11 +196,11 @@ def sample(
     """The samples that options ask for of a file whose parameters are decoded."""
     view = view_of(file.height, file.width, options)
     network = None
-    if device not in (Device.AUTO, Device.CPU):
+    if device not in (Device.AUTO, Device.CPU) and not options.exact:
         from inrcodec import fit, synthesis  # torch
 
         network = synthesis.torch_network(prior, parameters, fit.torch_device(device))
-    pixels = render(prior, parameters, view, network=network, bit_depth=file.bit_depth)
+    pixels = render(prior, parameters, view, network=network, bit_depth=file.bit_depth, exact=options.exact)
     if file.colour == Colour.GREY:
         mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
         pixels = np.repeat(mean[..., None], 3, axis=2)

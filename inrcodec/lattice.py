@@ -52,14 +52,19 @@ def taps(
 
 
 def interpolation_matrix(
-    positions: NDArray[np.floating[Any]], level: int, count: int, b: float, c: float
-) -> tuple[slice, NDArray[np.float32]]:
+    positions: NDArray[np.floating[Any]],
+    level: int,
+    count: int,
+    b: float,
+    c: float,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> tuple[slice, NDArray[np.floating[Any]]]:
     """The cells that positions along an axis touch, and the matrix from them to the positions.
 
-    Returns a slice of the axis' cells, K long, and a float32 matrix (N, K).
+    Returns a slice of the axis' cells, K long, and a matrix (N, K) of a type.
     """
     index, weights = taps(positions, level, count, b, c)
     start, stop = int(index.min()), int(index.max()) + 1
     matrix = np.zeros((len(positions), stop - start))
     np.add.at(matrix, (np.arange(len(positions))[:, None], index - start), weights)
-    return slice(start, stop), matrix.astype(np.float32)
+    return slice(start, stop), matrix.astype(dtype)

@@ -97,6 +97,7 @@ class DecodeOptions:
     size: tuple[int, int] | None = None  # output (width, height), of the region if there is one
     region: tuple[int, int, int, int] | None = None  # x, y, width, height in pixels
     levels: int | None = None  # at most so many, coarse to fine; the file may be cut short after them
+    exact: bool = False  # compute in float64: the same samples on every machine
 
     def __post_init__(self) -> None:
         if self.scale is not None and self.size is not None:

@@ -44,7 +44,7 @@ CHUNK = 8192  # samples that go through the network at once: they stay in the ca
 MAX_SAMPLES = 1 << 28
 FILTER_REACH = 2  # pixels that a filter looks around: two layers of 3x3
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
 Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
 
 
@@ -75,13 +75,14 @@ class View:
             raise OptionError(f"an output has 1..{MAX_SAMPLES} samples, not {self.columns} x {self.rows}")
 
 
-def field_gains(prior: Prior, conditioning: float) -> list[Floats]:
+def field_gains(prior: Prior, conditioning: float, dtype: type[np.floating[Any]] = np.float32) -> list[Floats]:
     """Size of one step of each field's values, per level (channels, 1, 1)."""
     channels = prior.architecture.channels
     if not channels:
         return []
-    scale = np.exp(prior.tensors["field.gain"] + prior.tensors["field.slope"] * np.float32(conditioning))
-    return [part[:, None, None] for part in np.split(scale.astype(np.float32), np.cumsum(channels)[:-1])]
+    gain, slope = (prior.tensors[name].astype(dtype) for name in ("field.gain", "field.slope"))
+    scale: Floats = np.exp(gain + slope * dtype(conditioning))
+    return [part[:, None, None] for part in np.split(scale, np.cumsum(channels)[:-1])]
 
 
 def render(
@@ -91,15 +92,17 @@ def render(
     region: tuple[slice, slice] | None = None,
     network: Network | None = None,
     bit_depth: int = 8,
+    exact: bool = False,
 ) -> NDArray[Any]:
     """sRGB samples of a view, uint8 or uint16, shape (rows, columns, 3); with `region`, only those of its samples.
 
-    `network` evaluates the network elsewhere than in NumPy.
+    `network` evaluates the network elsewhere than in NumPy. `exact` computes in float64: all machines round to the
+    same samples, for the last bits of a sum no longer matter.
     """
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
     top_sample = 2**bit_depth - 1
     out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), f"u{bit_depth // 8}")
-    function = _Function(prior, parameters, network)
+    function = _Function(prior, parameters, network, np.float64 if exact else np.float32)
 
     fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
     ys = sample_axis(parameters.height, view.top, view.top + view.height, view.rows * fine_y)
@@ -150,33 +153,38 @@ def _oversampling(extent: float, samples: int) -> int:
     return max(1, math.ceil(extent / samples - 1e-9))
 
 
-def network_layers(prior: Prior, parameters: Parameters) -> tuple[list[tuple[Floats, Floats]], Floats | None]:
+def network_layers(
+    prior: Prior, parameters: Parameters, dtype: type[np.floating[Any]] = np.float32
+) -> tuple[list[tuple[Floats, Floats]], Floats | None]:
     """Weight and bias of each layer, (out, in) and (out,), and the skip (3, in) of priors with fields.
 
     The conditioning is the same everywhere, so it is part of the first bias.
     """
     names = [f"siren.{i}." for i in range(prior.layers)]
-    layers = [(parameters.network[name + "weight"], parameters.network[name + "bias"]) for name in names]
+    layers: list[tuple[Floats, Floats]] = [
+        (parameters.network[name + "weight"].astype(dtype), parameters.network[name + "bias"].astype(dtype))
+        for name in names
+    ]
     if not prior.architecture.channels:
         return layers, None
     weight, bias = layers[0]
-    q = np.float32(parameters.conditioning)
+    q = dtype(parameters.conditioning)
     layers[0] = np.ascontiguousarray(weight[:, :-2]), bias + q * weight[:, -2] + q * q * weight[:, -1]
-    return layers, prior.tensors["skip.weight"]
+    return layers, prior.tensors["skip.weight"].astype(dtype)
 
 
-def numpy_network(prior: Prior, parameters: Parameters) -> Network:
+def numpy_network(prior: Prior, parameters: Parameters, dtype: type[np.floating[Any]] = np.float32) -> Network:
     """The network of a picture: inputs (N, in) to sRGB / 255 - 0.5, (N, 3)."""
-    layers, skip = network_layers(prior, parameters)
+    layers, skip = network_layers(prior, parameters, dtype)
 
     def evaluate(inputs: Floats) -> Floats:
-        result = np.empty((len(inputs), 3), np.float32)
+        result: Floats = np.empty((len(inputs), 3), dtype)
         for start in range(0, len(inputs), CHUNK):
             h = x = inputs[start : start + CHUNK]
             for (weight, bias), omega in zip(layers[:-1], prior.architecture.omegas, strict=True):
                 h = h @ weight.T
                 h += bias
-                h *= np.float32(omega)
+                h *= dtype(omega)
                 np.sin(h, out=h)
             y = h @ layers[-1][0].T + layers[-1][1]
             result[start : start + CHUNK] = y if skip is None else y + x @ skip.T
@@ -188,16 +196,23 @@ def numpy_network(prior: Prior, parameters: Parameters) -> Network:
 class _Function:
     """The picture as a function of positions."""
 
-    def __init__(self, prior: Prior, parameters: Parameters, network: Network | None = None) -> None:
-        self.architecture = prior.architecture
-        self.tensors = {**prior.tensors, **parameters.network}
+    def __init__(
+        self,
+        prior: Prior,
+        parameters: Parameters,
+        network: Network | None = None,
+        dtype: type[np.floating[Any]] = np.float32,
+    ) -> None:
+        self.architecture, self.dtype = prior.architecture, dtype
+        changed = {**prior.tensors, **parameters.network}
+        self.filters = {k: v.astype(dtype) for k, v in changed.items() if k.startswith(("filter.", "detail."))}
         self.height, self.width = parameters.height, parameters.width
         self.kernels = [(float(b), float(c)) for b, c in prior.tensors.get("field.kernel", ())]
-        gains = field_gains(prior, parameters.conditioning)
+        gains = field_gains(prior, parameters.conditioning, dtype)
         self.fields = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
         self.features = 2 * self.architecture.coordinates + sum(self.architecture.channels)
-        self.powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
-        self.network = network or numpy_network(prior, parameters)
+        self.powers = np.array([1, parameters.conditioning, parameters.conditioning**2], dtype)
+        self.network = network or numpy_network(prior, parameters, dtype)
 
     def on_grid(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
         """Values at rows and columns: (H,), (W,) -> (H, W, 3)."""
@@ -205,8 +220,8 @@ class _Function:
             return self._evaluated(self._inputs(ys, xs))
         if _are_centres(ys) and _are_centres(xs):
             return self._restored(_pixels(ys), _pixels(xs))[0][..., :3]
-        rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0])
-        columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0])
+        rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0], self.dtype)
+        columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0], self.dtype)
         parts = (down @ self._detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
         samples = self._evaluated(self._inputs(ys, xs))
         samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
@@ -214,15 +229,15 @@ class _Function:
 
     def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
         """What the network sees, (H, W, features)."""
-        planes = np.empty((len(ys), len(xs), self.features), np.float32)
+        planes: Floats = np.empty((len(ys), len(xs), self.features), self.dtype)
         at = 0
         if self.architecture.coordinates:
             planes[..., 0] = normalise(xs, self.width)
             planes[..., 1] = normalise(ys, self.height)[:, None]
             at = 2
         for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
-            rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel)
-            columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel)
+            rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel, self.dtype)
+            columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel, self.dtype)
             for channel in values[:, rows, columns]:
                 planes[..., at] = down @ channel @ across.T
                 at += 1
@@ -234,17 +249,17 @@ class _Function:
 
     def _filtered(self, name: str, seen: Floats) -> Floats:
         """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
-        hidden = _convolve(seen, self.tensors[f"{name}.in"])
-        hidden += self.tensors[f"{name}.in_bias"] @ self.powers
-        out = _convolve(np.maximum(hidden, 0, out=hidden), self.tensors[f"{name}.out"])
-        out += self.tensors[f"{name}.out_bias"]
+        hidden = _convolve(seen, self.filters[f"{name}.in"])
+        hidden += self.filters[f"{name}.in_bias"] @ self.powers
+        out = _convolve(np.maximum(hidden, 0, out=hidden), self.filters[f"{name}.out"])
+        out += self.filters[f"{name}.out_bias"]
         return out
 
     def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
         """At the centres of some pixels: picture and finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
         (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
         planes = self._inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
-        extra = self.tensors["filter.in"].shape[1] - 3
+        extra = self.filters["filter.in"].shape[1] - 3
         seen = np.concatenate([self._evaluated(planes), planes[..., :extra]], -1)
         added = self._filtered("filter", np.pad(seen, (vertical, horizontal, (0, 0)), mode="edge"))
         picture = _inner(seen, rows.start - down.start, columns.start - across.start, added)
@@ -262,7 +277,7 @@ class _Function:
 
 def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDArray[np.float64]) -> NDArray[Any]:
     """r from R, X, Y and D at positions, (4, ...) -> (...)."""
-    x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(np.float32) for axis in (xs, ys))
+    x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(parts.dtype) for axis in (xs, ys))
     found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y
     return found
 

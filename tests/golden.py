@@ -1,8 +1,9 @@
 """Golden files: every later reader must read those in `tests/data/v1` as on the day they were made.
 
 `python tests/golden.py` makes those that are listed below and are not there yet; none is ever made again, since what
-an encoder writes may change. `index.json` says what is in each: the SHA-256 of the file and of its quantized numbers,
-which are the same everywhere, and the file that carries its prior. Beside NAME.sinr lies NAME.png, the picture.
+an encoder writes may change. `index.json` says what is in each: the SHA-256 of the file, of its quantized numbers and
+of its samples in exact arithmetic, which are the same everywhere, and the file that carries its prior. Beside
+NAME.sinr lies NAME.png, the picture.
 The priors are tiny ones of random weights, so that a new bundled prior changes nothing here.
 """
 
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from inrcodec.bitstream import Colour, SinrFile, pack, unpack
 from inrcodec.codec import decode, encode
+from inrcodec.deltas import unpack_deltas
 from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture, write_picture
 from inrcodec.lattice import field_shapes
-from inrcodec.options import EncodeOptions
+from inrcodec.options import DecodeOptions, EncodeOptions
 from inrcodec.prior import Prior, parse_prior
 
 FOLDER = Path(__file__).parent / "data" / "v1"
@@ -55,12 +57,24 @@ def digest(file: SinrFile, prior: Prior) -> str:
         numbers = RateModel(prior.tensors, prior.architecture.channels).decode(
             file.groups[1:], shapes, file.quality_index
         )
-        parts = list(reversed(numbers))
+        changes = unpack_deltas(file.groups[0], prior.tensors)
+        parts = ([changes.values] if changes else []) + list(reversed(numbers))
     else:
         masks = [prior.mask(layer) for layer in range(prior.layers)]
         counts = [int(mask.sum()) + len(mask) for mask in masks]
         parts = [decode_deltas(group, count) for group, count in zip(file.groups, counts, strict=True)]
     return hashlib.sha256(b"".join(part.astype("<i4").tobytes() for part in parts)).hexdigest()
+
+
+def exact_digest(data: bytes, prior: Prior) -> str:
+    """SHA-256 of the samples in exact arithmetic at x1 and x2, little-endian, opacity behind."""
+    found = hashlib.sha256()
+    for scale in (1, 2):
+        picture = decode(data, DecodeOptions(scale=scale, exact=True), prior=prior)
+        for samples in (picture.pixels, picture.alpha):
+            if samples is not None:
+                found.update(samples.astype(f"<u{samples.itemsize}").tobytes())
+    return found.hexdigest()
 
 
 def numbers_of(prior: Prior, draw: Callable[[int], NDArray[np.int32]]) -> tuple[bytes, ...]:
@@ -86,10 +100,14 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         return lambda: pack(SinrFile(37, 22, Colour.RGB, 8, 100, prior.id, groups))
 
     grey = Picture(np.repeat(scene()[..., :1], 3, axis=2), grey=True)
+    deep = Picture(grey.pixels * np.uint16(200), grey=True, alpha=grey.pixels[..., 0] * np.uint16(9))
     metadata = {"icc": b"a profile", "exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0", "xmp": b"<x:xmpmeta/>"}
     found = {
         "grey": fitted(grey),
         "grey-self-contained": fitted(grey, self_contained=True),
+        "alpha": fitted(Picture(scene(), alpha=scene()[..., 2])),
+        "deep": fitted(Picture(scene().astype(np.uint16) * 257)),
+        "deep-grey-alpha": fitted(deep),
         "metadata": fitted(Picture(scene(), metadata=metadata)),
         "black": fitted(Picture(np.zeros_like(scene()))),
         "white": fitted(Picture(np.full_like(scene(), 255))),
@@ -110,7 +128,8 @@ def record(name: str, kind: str, data: bytes, prior: Prior) -> dict[str, str]:
     write_picture(replace(picture, metadata={}), (FOLDER / name).with_suffix(".png"))
     file = unpack(data)
     numbers = digest(file, prior)
-    return {"sha256": hashlib.sha256(data).hexdigest(), "numbers": numbers, "prior": CARRIERS[kind]}
+    facts = {"sha256": hashlib.sha256(data).hexdigest(), "numbers": numbers, "exact": exact_digest(data, prior)}
+    return facts | {"prior": CARRIERS[kind]}
 
 
 def main() -> None:

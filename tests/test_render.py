@@ -55,6 +55,18 @@ def test_fields_at_scale_2_render_as_in_torch(field_prior: Prior, height: int, w
     assert agrees(render(field_prior, parameters, whole(height, width, 2)), as_bytes(expected))
 
 
+@pytest.mark.parametrize("scale", [0.4, 1, 3])
+def test_exact_samples_are_the_ordinary_ones_but_for_rounding(
+    field_prior: Prior, network_prior: Prior, scale: float
+) -> None:
+    for prior in (field_prior, network_prior):
+        parameters, view = parameters_of(prior, 21, 34), whole(21, 34, scale)
+        exact = render(prior, parameters, view, exact=True, bit_depth=16).astype(int)
+        ordinary = render(prior, parameters, view, bit_depth=16).astype(int)
+        assert np.abs(exact - ordinary).max() <= 32
+        assert scale < 1 or not np.array_equal(exact, ordinary)
+
+
 def test_detail_vanishes_at_pixel_centres(field_prior: Prior) -> None:
     """At an odd scale every centre is a sample, too: there the x3 picture is the x1 picture."""
     parameters = parameters_of(field_prior, 13, 22)

@@ -78,6 +78,7 @@ def decode(
     convert: Annotated[
         bool, typer.Option("--convert", help="For formats without 16 bits or transparency: 8 bits, on white.")
     ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="64-bit sums: the same samples on every machine.")] = False,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
     max_pixels: Annotated[
@@ -95,7 +96,7 @@ def decode(
     from inrcodec.options import DecodeOptions
     from inrcodec.prior import find_prior
 
-    options = DecodeOptions(scale, _pair(size), _region(region), levels)
+    options = DecodeOptions(scale, _pair(size), _region(region), levels, exact)
     found, single = find_jobs(files, SINR, recursive, output, f".decoded.{file_format}")
     batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(prior) if prior else None
