@@ -4,7 +4,8 @@
 an encoder writes may change. `index.json` says what is in each: the SHA-256 of the file, of its quantized numbers and
 of its samples in exact arithmetic, which are the same everywhere, and the file that carries its prior. Beside
 NAME.sinr lies NAME.png, the picture.
-The priors are tiny ones of random weights, so that a new bundled prior changes nothing here.
+Most priors are tiny ones of random weights; two files carry the bundled ones of the day. A new bundled prior changes
+nothing here.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture, write_picture
 from inrcodec.lattice import field_shapes
 from inrcodec.options import DecodeOptions, EncodeOptions
-from inrcodec.prior import Prior, parse_prior
+from inrcodec.prior import Prior, find_prior, parse_prior
 
 FOLDER = Path(__file__).parent / "data" / "v1"
 INDEX = FOLDER / "index.json"
-CARRIERS = {"fields": "fields.sinr", "network": "network.sinr"}  # self-contained files, by the kind of their prior
+TINY = ("fields", "network")  # kinds of priors, with and without fields
+BUNDLED = ("photo", "sparse-siren")
+CARRIERS = {kind: f"{kind}.sinr" for kind in TINY + BUNDLED}  # self-contained files, by the kind of their prior
 SIZES = ((1, 1), (1, 13), (9, 1), (6, 8), (67, 5), (130, 3))  # height, width
 QUALITIES = (1, 20, 40, 60, 80, 100)
 
@@ -89,6 +92,9 @@ def numbers_of(prior: Prior, draw: Callable[[int], NDArray[np.int32]]) -> tuple[
 
 def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
     """How the golden files of a kind of prior are made, by name."""
+    if kind in BUNDLED:
+        options = EncodeOptions(steps=3)
+        return {f"{kind}-q60.sinr": lambda: encode(Picture(scene()), options, prior=prior).data}
     rng = np.random.default_rng(0)
     groups = 1 + len(prior.architecture.channels) if prior.architecture.channels else prior.layers
 
@@ -138,11 +144,11 @@ def main() -> None:
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
-    for kind, make_prior in (("fields", make_field_prior), ("network", make_network_prior)):
-        carrier = CARRIERS[kind]
+    makers: dict[str, Callable[[Path], Prior]] = {"fields": make_field_prior, "network": make_network_prior}
+    for kind, carrier in CARRIERS.items():
         if carrier not in index:
             with TemporaryDirectory() as folder:
-                prior = make_prior(Path(folder))
+                prior = makers[kind](Path(folder)) if kind in TINY else find_prior(kind)
             data = encode(Picture(scene()), EncodeOptions(steps=3), prior=prior, self_contained=True).data
             index[carrier] = record(carrier, kind, data, prior)
         prior = carried_prior(kind)
