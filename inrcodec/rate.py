@@ -114,6 +114,15 @@ def rate(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor) -> Te
     return torch.stack([laplace_bits(z - mean, log_scale).sum((1, 2, 3)) for z, (mean, log_scale) in levels], 1)
 
 
+def coarse_rate(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, finest: int) -> Tensor:
+    """Bits of the levels from `finest` on, (B, levels), from their fields alone: no level depends on finer ones."""
+    own = {}
+    for name, tensor in weights.items():
+        if name.startswith("rate.") and (level := int(name.split(".")[1])) >= finest:
+            own[f"rate.{level - finest}.{name.split('.', 2)[2]}"] = tensor
+    return rate(own, fields, conditioning)
+
+
 def init_rate(
     channels: Sequence[int], hidden: int, middle: int, features: int, generator: torch.Generator
 ) -> dict[str, Tensor]:

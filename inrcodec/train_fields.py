@@ -13,6 +13,9 @@ to make the x2 decode the picture before.
 Phase 3, filter: a set of batches is fitted once, and only the filters learn, at the rounded fields: what comes before
 them is fixed by then, so a step costs little.
 
+Phase 4, coarse: a set of batches is guessed once, and only the rate models of strides 8 and more learn. Crops of 128
+have a handful of such cells, whole pictures hundreds, most of them with neighbours: `size` should be that of pictures.
+
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
 qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
 after a kill as if nothing had happened. Under `torchrun` each process has its share of every batch.
@@ -46,11 +49,12 @@ from inrcodec.train import Progress, Tasks
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "filter")
+PHASES = ("guess", "fit", "filter", "coarse")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
+COARSE = 3  # level of stride 8
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
 Weights = dict[str, Tensor]
@@ -73,7 +77,9 @@ class FieldOptions:
     fit_steps: int = 6000  # of phase 2
     filter_steps: int = 4000  # of phase 3
     filter_batches: int = 24  # that are fitted for it
-    filter_rate: float = 3e-3  # of Adam in phase 3; falls along a cosine
+    filter_rate: float = 3e-3  # of Adam in phases 3 and 4; falls along a cosine
+    coarse_steps: int = 0  # of phase 4
+    coarse_batches: int = 50  # that are guessed for it
     fit_length: int = 40  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
@@ -85,17 +91,20 @@ class FieldOptions:
     checkpoint_every: int = 500  # steps
 
     def __post_init__(self) -> None:
-        for name in ("batch", "fit_length", "slots", "filter_batches", "log_every", "checkpoint_every"):
+        counts = ("batch", "fit_length", "slots", "filter_batches", "coarse_batches", "log_every", "checkpoint_every")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.guess_steps, self.fit_steps, self.filter_steps) < 0 or self.steps < 1:
+        if min(self.guess_steps, self.fit_steps, self.filter_steps, self.coarse_steps) < 0 or self.steps < 1:
             raise OptionError("the steps of the phases must be at least 0, and one of them above")
+        if self.coarse_steps and len(self.channels) <= COARSE:
+            raise OptionError(f"{len(self.channels)} levels are no more than the {COARSE} that phase 4 leaves alone")
         Architecture(self.omegas, False, self.channels)
 
     @property
     def steps(self) -> int:
         """Of all phases."""
-        return self.guess_steps + self.fit_steps + self.filter_steps
+        return self.guess_steps + self.fit_steps + self.filter_steps + self.coarse_steps
 
 
 @dataclass(frozen=True)
@@ -215,7 +224,8 @@ def train_fields(
             if not math.isfinite(loss):
                 raise OptionError(f"training diverged before step {step + 1}: the rates are too much")
             state = replace(state, loss=0.0)
-            phase = (step >= options.guess_steps) + (step >= options.guess_steps + options.fit_steps)
+            ends = (options.guess_steps, options.guess_steps + options.fit_steps, options.steps - options.coarse_steps)
+            phase = sum(step >= end for end in ends)
             if number == 0:
                 rows.append(
                     f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n"
@@ -291,6 +301,22 @@ def _stepped(
         part = step / options.guess_steps
         loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
         learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
+        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
+    elif step >= options.steps - options.coarse_steps:
+        done = step - (options.steps - options.coarse_steps)
+        key = f"coarse {done % options.coarse_batches}"
+        if done < options.coarse_batches:
+            pictures, qualities = drawn(step)
+            q = torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
+            with torch.no_grad():
+                fields = analyse(weights, pictures, q, options.channels, options.omegas)[COARSE:]
+            pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
+            pool[f"{key}/conditioning"] = q
+        fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels) - COARSE)]
+        loss = rate.coarse_rate(weights, fields, pool[f"{key}/conditioning"], COARSE).sum() / fields[0][0, 0].numel()
+        learning = options.filter_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
+        kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
+        names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
         gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     elif step >= options.guess_steps + options.fit_steps:
         done = step - options.guess_steps - options.fit_steps

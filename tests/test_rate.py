@@ -4,12 +4,17 @@ import torch
 from conftest import CHANNELS, field_weights
 
 from inrcodec.lattice import field_shapes
-from inrcodec.rate import distributions, laplace_bits, laplace_table, rate
+from inrcodec.rate import coarse_rate, distributions, laplace_bits, laplace_table, rate
 
 
 def fields_of(height: int, width: int, seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(1, *s, generator=generator).mul(2).round() for s in field_shapes(height, width, CHANNELS)]
+
+
+def test_coarse_levels_cost_the_same_alone() -> None:
+    weights, fields, q = field_weights(), fields_of(37, 22, 5), torch.full((1, 1), 0.4)
+    assert torch.allclose(coarse_rate(weights, fields[1:], q, 1), rate(weights, fields, q)[:, 1:])
 
 
 def test_probabilities_of_all_integers_sum_to_one() -> None:

@@ -18,9 +18,9 @@ from inrcodec.train_fields import (
 )
 
 OPTIONS = FieldOptions(
-    channels=(1, 3), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
-    guess_steps=6, fit_steps=14, filter_steps=5, filter_batches=2, fit_length=4, slots=4, threads=1,
-    log_every=5, checkpoint_every=3,
+    channels=(1, 2, 1, 2, 1), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
+    guess_steps=6, fit_steps=14, filter_steps=5, filter_batches=2, coarse_steps=5, coarse_batches=2,
+    fit_length=4, slots=4, threads=1, log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
 
@@ -41,7 +41,9 @@ class Noise:
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    options = replace(OPTIONS, guess_steps=60, fit_steps=0, filter_steps=0, log_every=20, guess_rate=1e-2)
+    options = replace(
+        OPTIONS, guess_steps=60, fit_steps=0, filter_steps=0, coarse_steps=0, log_every=20, guess_rate=1e-2
+    )
     train_fields(options, Noise(), tmp_path)
     losses = [float(row.split(",")[2]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
     assert losses[-1] < 0.7 * losses[0]
@@ -49,7 +51,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
     whole = train_fields(OPTIONS, Noise(), tmp_path / "whole")
-    for stop_at in (4, 16, 21):  # in every phase
+    for stop_at in (4, 16, 21, 26):  # in every phase
         with pytest.raises(KeyboardInterrupt):
             train_fields(OPTIONS, Noise(stop_at), tmp_path / "parts")
     parts = train_fields(OPTIONS, Noise(), tmp_path / "parts")
@@ -63,7 +65,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
     first = train_fields(OPTIONS, Noise(), tmp_path / "first")
     assert first is not None
     second = train_fields(
-        replace(OPTIONS, guess_steps=0, fit_steps=1, filter_steps=0, fit_rate=1e-6),
+        replace(OPTIONS, guess_steps=0, fit_steps=1, filter_steps=0, coarse_steps=0, fit_rate=1e-6),
         Noise(),
         tmp_path / "second",
         start=first,
@@ -72,7 +74,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
     before, after = import_weights(first), import_weights(second)
     assert max(float((before[k] - after[k]).abs().max()) for k in before) < 3e-3
     with pytest.raises(OptionError, match="other fields"):
-        train_fields(replace(OPTIONS, channels=(1, 2)), Noise(), tmp_path / "third", start=first)
+        train_fields(replace(OPTIONS, channels=(1, 2, 1, 2, 2)), Noise(), tmp_path / "third", start=first)
 
 
 def test_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -83,6 +85,11 @@ def test_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(PriorError, match="not a checkpoint"):
         train_fields(OPTIONS, Noise(), tmp_path)
+
+
+def test_phase_4_needs_coarse_levels() -> None:
+    with pytest.raises(OptionError, match="3 levels"):
+        replace(OPTIONS, channels=(1, 2, 3))
 
 
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:

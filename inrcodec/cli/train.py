@@ -95,6 +95,9 @@ def train_fields(
     guess_steps: Annotated[int, typer.Option(help="Steps that train everything through the first guess.")] = 8000,
     fit_steps: Annotated[int, typer.Option(help="Steps that train network and rate model at fitted fields.")] = 6000,
     filter_steps: Annotated[int, typer.Option(help="Steps that train the filters alone, at the end.")] = 4000,
+    coarse_steps: Annotated[
+        int, typer.Option(help="Steps that train the rate of coarse levels alone, at last; for a large --size.")
+    ] = 0,
     fit_length: Annotated[int, typer.Option(help="Steps that a batch is fitted.")] = 40,
     slots: Annotated[int, typer.Option(help="Batches that are fitted in turn.")] = 8,
     guess_rate: Annotated[float, typer.Option(help="Learning rate of the guess steps.")] = 4e-3,
@@ -117,7 +120,8 @@ def train_fields(
     from inrcodec.train_fields import train_fields as train
 
     options = FieldOptions(
-        batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, filter_steps=filter_steps, fit_length=fit_length,
+        batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, filter_steps=filter_steps,
+        coarse_steps=coarse_steps, fit_length=fit_length,
         slots=slots,
         guess_rate=guess_rate, fit_rate=fit_rate, seed=seed, device=device, threads=threads,
     )  # fmt: skip
