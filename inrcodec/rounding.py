@@ -26,8 +26,9 @@ LEVELS = (1, 0)  # in this order: what pays
 DOUBT = 0.1  # least distance from the nearest integer of a value that is tried
 ROWS, COLUMNS = 3, 4  # of the window, in cells
 ABOVE, LEFT = 0, 1  # of them before the cell itself
-BAND = 1 << 20  # pixels that are evaluated at once
-MARGIN = 128  # rows around them: two stripes of level 0, one of level 1
+BAND = 1 << 19  # pixels that are evaluated at once
+STEP = 128  # rows: two stripes of level 0, one of level 1; a band begins so many above the rows that it is for
+BELOW = 16  # rows below them that it goes on
 
 
 @torch.no_grad()
@@ -37,12 +38,12 @@ def optimised_rounding(
     """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W) of quality q (B, 1)."""
     rounded = [values.round() for values in fields]
     height, width = target.shape[2:]
-    rows = max(MARGIN, BAND // width // MARGIN * MARGIN)
+    rows = max(STEP, BAND // width // STEP * STEP)
     for level in LEVELS:
         if level >= len(fields):
             continue
         for top in range(0, height, rows):
-            start, stop = max(0, top - MARGIN), min(height, top + rows + MARGIN)
+            start, stop = max(0, top - STEP), min(height, top + rows + BELOW)
             part = [z[:, :, start >> i : -(-stop >> i)] for i, z in enumerate(rounded)]
             wanted = fields[level][:, :, start >> level : -(-stop >> level)]
             core = slice((top - start) >> level, -(-(min(top + rows, height) - start) >> level))
