@@ -369,7 +369,7 @@ def plot(rows: Sequence[Row], data: str, path: Path, published: Mapping[Any, lis
     matplotlib.use("Agg")
     import matplotlib.pyplot as pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True, layout="constrained")
     for axis, protocol in zip(axes, ("adam", "sgd"), strict=True):
         for colour, method in enumerate(METHODS):
             chosen = [row for row in rows if (row.data, row.method, row.protocol) == (data, method, protocol)]
@@ -383,14 +383,16 @@ def plot(rows: Sequence[Row], data: str, path: Path, published: Mapping[Any, lis
                 axis.errorbar(x, y, spread, color=f"C{colour}", marker="o", capsize=3, label=method)
             if protocol == "adam" and (data, method) in published:
                 x, y = zip(*published[data, method], strict=True)
-                axis.plot(x, y, color=f"C{colour}", linestyle="--", alpha=0.5, label=f"{method}, published")
+                axis.plot(x, y, color=f"C{colour}", linestyle="--", alpha=0.5)
         axis.set_xscale("log")
+        axis.set_xticks(ticks := (1, 2, 5, 10, 20, 40), ticks)
+        axis.minorticks_off()
         axis.set_xlabel("surviving weights (%)")
         axis.set_ylabel("PSNR (dB)")
         axis.set_title(f"{data}: {'100 steps of Adam' if protocol == 'adam' else '2 steps of SGD'}")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    figure.savefig(path, dpi=100)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
 
