@@ -11,8 +11,9 @@ which few weights are left. Two things alternate:
   of the surviving weights of all layers together, then goes on for `round_steps`.
 
 A removed weight is exactly zero ever after: its gradient is zero (`maml`), and
-Adam's moments are cleared with it. Elsewhere the moments go on from round to round
-(the paper's code starts them afresh once, before round 1).
+Adam's moments are cleared with it. Elsewhere the moments go on from round to round.
+The paper's code starts them afresh once, before round 1; so does a run that begins
+with the dense prior of another and has no dense steps of its own.
 
 As in `render`, the network's values are sRGB / 255 - 0.5 and its inputs the pixel
 centres of `grid`. A mean squared error m is therefore a PSNR of -10 log10 m dB.
@@ -54,7 +55,7 @@ __all__ = ["Progress", "Tasks", "TrainOptions", "train"]
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,round,surviving,loss,psnr,seconds\n"
 # Options that may differ when a run goes on: they say how it is computed, not what
-FREE = ("device", "threads", "tasks_at_once", "log_every", "checkpoint_every")
+FREE = ("device", "threads", "compile", "tasks_at_once", "log_every", "checkpoint_every")
 COUNTERS = ("step", "unreported", "seconds", "log_size")  # of a state; the rest of it is tensors
 
 
@@ -84,19 +85,21 @@ class TrainOptions:
     rounds: int = 20  # of pruning
     round_steps: int = 30_000  # outer steps after each pruning
     fraction: float = 0.2  # of the surviving weights, removed at the start of each round
+    random_pruning: bool = False  # of any surviving weights, not the smallest: what the paper compares with
     seed: int = 0  # of the initial parameters and of the batches
     device: Device = Device.AUTO
     threads: int = 0  # of the CPU, for one operation; 0 leaves torch's choice
+    compile: bool = False  # by torch.compile: same up to rounding, faster after a minute, needs a C++ compiler
     tasks_at_once: int = 0  # pictures differentiated together, memory is linear in it; 0: the batch
     log_every: int = 100  # outer steps per row of the log and call of `progress`
     checkpoint_every: int = 1000  # outer steps; a kill costs no more than these
 
     def __post_init__(self) -> None:
-        counts = ("hidden", "layers", "inner_steps", "batch", "dense_steps", "round_steps")
+        counts = ("hidden", "layers", "inner_steps", "batch", "round_steps", "steps")
         for name in (*counts, "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("rounds", "seed", "threads", "tasks_at_once"):
+        for name in ("dense_steps", "rounds", "seed", "threads", "tasks_at_once"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} must be at least 0, not {getattr(self, name)}")
         for name in ("omega", "inner_rate", "outer_rate"):
@@ -159,11 +162,13 @@ def train(
     folder: Path,
     *,
     name: str = "siren",
+    start: Prior | None = None,
     notes: Mapping[str, object] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Prior | None:
     """The prior of the last round, which is also in `folder / "round-R.safetensors"`.
 
+    The run begins with the weights and masks of `start`, or else with random weights, none of them pruned.
     The folder gets such a file for every round R (0 is dense), `log.csv` and a checkpoint. Where it holds a
     checkpoint already the run goes on from there, to the same result as without the interruption: bit for
     bit on a CPU with the same number of threads. `notes` join those in the prior's metadata.
@@ -171,8 +176,9 @@ def train(
     With several processes each must see the same folder. The first writes, reports to `progress` and returns
     the prior; the others return None.
 
-    OptionError where the folder belongs to a run with other options or pictures, or where training diverges;
-    PriorError where its checkpoint is damaged; OutputError where it cannot be written.
+    OptionError where the folder belongs to a run with other options, pictures or start, or where training
+    diverges; PriorError where its checkpoint is damaged or `start` is another network than the options ask
+    for; OutputError where it cannot be written.
     """
     rank, world = process()
     if options.batch < world:
@@ -180,8 +186,9 @@ def train(
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch_device(options.device)
-    recorder = _Recorder(options, tasks.fingerprint, folder, name, dict(notes or {}), progress)
-    state = recorder.resume(_initial_state(options))
+    begins = {"pictures": tasks.fingerprint, "start": start.id.hex() if start else None}
+    recorder = _Recorder(options, begins, folder, name, dict(notes or {}), progress)
+    state = recorder.resume(_initial_state(options, start))
     state = _with_tensors(state, {key: tensor.to(device) for key, tensor in _tensors(state).items()})
     check_agreement(state.step, device)
     if rank == 0:
@@ -190,7 +197,7 @@ def train(
     coordinates = None  # (N, 2), once the size of the pictures is known
     for step in range(state.step, options.steps):
         if options.starts_round(step):
-            state = _pruned(state, options.fraction)
+            state = _pruned(state, options)
         pictures = tasks.batch(options.seed, step, options.batch, slice(rank, None, world)).to(device) - 0.5
         if coordinates is None:
             coordinates = torch.from_numpy(pixel_grid(*pictures.shape[1:3])).to(device)
@@ -200,16 +207,31 @@ def train(
     return read_prior(recorder.prior_path(options.rounds)) if rank == 0 else None
 
 
-def _initial_state(options: TrainOptions) -> _State:
+def _initial_state(options: TrainOptions, start: Prior | None) -> _State:
     generator = torch.Generator().manual_seed(options.seed)
     parameters = init_siren(2, (options.hidden,) * options.layers, 3, options.inner.omegas, generator)
+    masks = full_masks(parameters)
+    if start:
+        shapes = {name: start.tensors[name].shape if name in start.tensors else None for name in parameters}
+        same = shapes == {name: tuple(value.shape) for name, value in parameters.items()}
+        if start.architecture != Architecture(omegas=options.inner.omegas) or not same:
+            asked = f"{options.layers} sine layers of {options.hidden} units and omega {options.omega:g}"
+            raise PriorError(f"prior {start.name} is not a SIREN with {asked}, so no such run can begin with it")
+        parameters = {name: torch.tensor(start.tensors[name]) for name in parameters}
+        masks = {f"siren.{i}.weight": torch.tensor(start.mask(i)) for i in range(start.layers)}
     first, second = ({name: torch.zeros_like(value) for name, value in parameters.items()} for _ in range(2))
-    return _State(0, parameters, full_masks(parameters), first, second, torch.zeros(2))
+    return _State(0, parameters, masks, first, second, torch.zeros(2))
 
 
-def _pruned(state: _State, fraction: float) -> _State:
+def _pruned(state: _State, options: TrainOptions) -> _State:
     """The state at the start of a round: fewer weights, and nothing of the removed ones left in Adam."""
-    masks = prune(state.parameters, state.masks, fraction)
+    scores = state.parameters
+    if options.random_pruning:
+        generator = torch.Generator().manual_seed(options.seed + state.step)
+        scores = {
+            name: torch.rand(mask.shape, generator=generator).to(mask.device) for name, mask in state.masks.items()
+        }
+    masks = prune(scores, state.masks, options.fraction)
     return replace(
         state,
         masks=masks,
@@ -222,7 +244,8 @@ def _pruned(state: _State, fraction: float) -> _State:
 def _stepped(state: _State, coordinates: Tensor, pictures: Tensor, options: TrainOptions) -> _State:
     """The state after one outer step, of which this process does the pictures (B, N, 3)."""
     inner, at_once = options.inner, options.tasks_at_once or None
-    gradient, losses = meta_gradient(state.parameters, state.masks, coordinates, pictures, inner, at_once)
+    function = torch.compile(meta_gradient) if options.compile else meta_gradient
+    gradient, losses = function(state.parameters, state.masks, coordinates, pictures, inner, at_once)
     scores = torch.stack([losses.sum(), (-10 * losses.log10()).sum()])  # (2,)
     sums = sum_over_processes({"scores": scores, **gradient})
     means = {name: total / options.batch for name, total in sums.items()}
@@ -247,14 +270,14 @@ class _Recorder:
     def __init__(
         self,
         options: TrainOptions,
-        fingerprint: str,
+        begins: dict[str, str | None],
         folder: Path,
         name: str,
         notes: dict[str, object],
         progress: Callable[[Progress], None] | None,
     ) -> None:
         fixed = {key: value for key, value in asdict(options).items() if key not in FREE}
-        self.run = {"format": FORMAT, **fixed, "pictures": fingerprint}  # what makes it this run
+        self.run = {"format": FORMAT, **fixed, **begins}  # what makes it this run
         self.options, self.folder, self.progress = options, folder, progress
         self.name, self.notes = name, notes
         self.checkpoint, self.log = folder / "checkpoint.safetensors", folder / "log.csv"

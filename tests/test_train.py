@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -220,10 +221,57 @@ def test_a_run_that_diverges_stops(tmp_path: Path) -> None:
         run(tmp_path, replace(OPTIONS, inner_rate=1e30))
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(TrainOptions) if field.name != "device"])
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainOptions) if field.type in ("int", "float")])
 def test_options_out_of_range_are_refused_by_name(name: str) -> None:
     with pytest.raises(OptionError, match=name):
         replace(OPTIONS, **{name: -1})  # type: ignore[arg-type]
+
+
+def test_a_run_can_begin_with_the_prior_of_another(finished: Path, tmp_path: Path) -> None:
+    start = read_prior(finished / "round-2.safetensors")
+    prior = train(replace(OPTIONS, dense_steps=0, rounds=1), Ramps(), tmp_path, start=start)
+    assert prior is not None
+    before, after = (np.concatenate([p.mask(layer).ravel() for layer in range(p.layers)]) for p in (start, prior))
+    assert (before.sum(), after.sum()) == (68, 55)  # 68 - int(13.6)
+    assert not (after & ~before).any()
+    # Adam moves no weight by more than its rate in the first steps, so these are still near
+    distance = np.abs(prior.tensors["siren.0.bias"] - start.tensors["siren.0.bias"]).max()
+    assert 0 < distance < 8 * 2 * OPTIONS.outer_rate
+    with pytest.raises(OptionError, match=r"start .*, now None"):
+        train(replace(OPTIONS, dense_steps=0, rounds=1), Ramps(), tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"hidden": 9}, {"layers": 3}, {"omega": 21.0}])
+def test_a_run_refuses_to_begin_with_another_network(finished: Path, tmp_path: Path, changed: dict[str, float]) -> None:
+    start = read_prior(finished / "round-0.safetensors")
+    with pytest.raises(PriorError, match="is not a SIREN with"):
+        train(replace(OPTIONS, **changed), Ramps(), tmp_path, start=start)  # type: ignore[arg-type]
+
+
+def test_random_pruning_removes_as_many_weights_but_not_the_smallest(finished: Path, tmp_path: Path) -> None:
+    start = read_prior(finished / "round-0.safetensors")
+    options = replace(OPTIONS, dense_steps=0, rounds=1, round_steps=1)
+    magnitudes = np.concatenate([np.abs(start.tensors[f"siren.{i}.weight"]).ravel() for i in range(start.layers)])
+    least = {}
+    for random in (False, True):
+        folder = tmp_path / str(random)
+        prior = train(replace(options, random_pruning=random), Ramps(), folder, start=start)
+        assert prior is not None
+        alive = np.concatenate([prior.mask(layer).ravel() for layer in range(prior.layers)])
+        assert alive.sum() == 84
+        least[random] = (alive[np.argsort(magnitudes)[:20]]).sum()  # of the 20 smallest, how many survive
+    assert least[False] == 0
+    assert 10 <= least[True] < 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("default")  # torch's own
+def test_compiled_steps_are_those_of_the_plain_path(finished: Path, tmp_path: Path) -> None:
+    prior = run(tmp_path, replace(OPTIONS, compile=True))
+    plain = read_prior(finished / "round-2.safetensors")
+    for name, tensor in prior.tensors.items():
+        np.testing.assert_allclose(tensor, plain.tensors[name], atol=1e-4)
 
 
 def test_more_processes_than_pictures_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

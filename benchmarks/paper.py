@@ -1,0 +1,435 @@
+"""The experiments of Meta-SparseINR (Lee, Tack, Lee, Shin, NeurIPS 2021), with this project's own training.
+
+    python benchmarks/glyphs.py glyphs
+    python benchmarks/paper.py run imagenette=FOLDER faces=FOLDER glyphs=glyphs --size small --out RUN
+    python benchmarks/paper.py show RUN/paper.csv --published POINTS.csv --out benchmarks
+
+A FOLDER holds the folders train and test. `run` appends a row to RUN/paper.csv as soon as it is measured; started
+again, it skips those that are there and goes on with a training run where it was. `--methods` and `--seeds` leave out
+the others. `show` prints the tables and draws one plot per data set.
+
+Each method is measured where it has as many weights as are left after a round of pruning: see `METHODS`. From its
+initial parameters every test picture is fitted by one of two protocols: "adam", 100 steps of Adam, or "sgd", the two
+steps of the inner loop that it was meta-learned through. The score is the mean PSNR of the pictures, in dB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from inrcodec.dataset import Dataset, open_dataset
+from inrcodec.errors import OptionError
+from inrcodec.fit import torch_device
+from inrcodec.grid import pixel_grid
+from inrcodec.maml import Parameters, adam_step, picture_loss
+from inrcodec.prior import Prior, read_prior
+from inrcodec.prune import apply_masks, full_masks, prune
+from inrcodec.siren import init_siren
+from inrcodec.train import TrainOptions, train
+
+METHODS = {
+    "Meta-SparseINR": "meta-learned, then rounds of pruning the smallest weights, with meta-learning after each",
+    "Random Pruning": "the same, but any weights are pruned",
+    "Dense-Narrow": "a narrower network, meta-learned from scratch like the dense one",
+    "MAML+OneShot": "the dense meta-learned network, pruned once, half way through the fit",
+    "MAML+IMP": "the same, pruned by 20 % at even intervals during the fit",
+    "Scratch": "the narrower network, not meta-learned",
+}
+PRUNED_IN_FIT = ("MAML+OneShot", "MAML+IMP")  # by Adam only, as published: two steps leave no time for it
+SIDES = {"imagenette": (178, 200), "faces": (89, 89), "glyphs": (178, 178)}  # pixels of a crop, of the shorter side
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a test picture is fitted."""
+
+    adam: bool  # otherwise SGD
+    steps: int
+    rate: float  # learning rate
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiments are."""
+
+    train: TrainOptions  # of the sparse network; its rounds are those that are trained
+    rounds: tuple[int, ...]  # that are measured
+    side: int | None  # pixels of a picture's side; None: the data set's own
+    pictures: int | None  # of the test set, drawn by the seed; None: all
+    adam: Protocol
+
+    @property
+    def protocols(self) -> dict[str, Protocol]:
+        """Both protocols by name."""
+        return {"adam": self.adam, "sgd": Protocol(False, self.train.inner_steps, self.train.inner_rate)}
+
+
+ADAM = Protocol(True, 100, 1e-4)  # as published
+SIZES = {
+    # 67 units, because narrower networks come within 2 % of what those rounds leave.
+    "small": Size(
+        TrainOptions(
+            hidden=67,
+            omega=60.0,
+            outer_rate=3e-4,
+            dense_steps=500,
+            rounds=13,
+            round_steps=100,
+            threads=1,
+            compile=True,
+            checkpoint_every=200,
+        ),
+        rounds=(4, 8, 11, 13),
+        side=48,
+        pictures=8,
+        adam=ADAM,
+    ),
+    "full": Size(TrainOptions(), rounds=tuple(range(4, 21)), side=None, pictures=None, adam=ADAM),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with one number of weights, fitted by one protocol."""
+
+    data: str
+    seed: int
+    method: str
+    round: int
+    width: int  # units of a sine layer
+    weights: int  # that survive
+    percent: float  # of the dense network's
+    protocol: str
+    pictures: int
+    psnr: float  # dB, mean of the pictures' own
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What is measured, without the result."""
+        return self.data, self.seed, self.method, self.round, self.protocol
+
+
+def dense_weights(width: int, layers: int) -> int:
+    """Weights of a SIREN without pruning: 2 inputs, `layers` sine layers of `width` units, 3 outputs."""
+    return 2 * width + (layers - 1) * width**2 + 3 * width
+
+
+def surviving(options: TrainOptions, number: int) -> int:
+    """Weights that are left after a round of pruning."""
+    left = dense_weights(options.hidden, options.layers)
+    for _ in range(number):
+        left -= int(left * options.fraction)
+    return left
+
+
+def narrow_width(options: TrainOptions, number: int) -> int:
+    """Units of the dense network whose number of weights is closest to what a round leaves."""
+    target = surviving(options, number)
+    return min(range(1, options.hidden + 1), key=lambda width: abs(dense_weights(width, options.layers) - target))
+
+
+def prunings(method: str, number: int, steps: int, fraction: float) -> dict[int, float]:
+    """Which fraction of the surviving weights is removed after which step of a fit."""
+    if method == "MAML+OneShot":
+        return {steps // 2: 1 - (1 - fraction) ** number}
+    if method == "MAML+IMP":
+        return {int(i * steps / (number + 1)): fraction for i in range(1, number + 1)}
+    return {}
+
+
+def gradients(
+    parameters: Parameters, masks: Parameters, coordinates: Tensor, pictures: Tensor, omegas: tuple[float, ...]
+) -> Parameters:
+    """Of the loss of each picture (B, N, 3) in its own parameters; all others are (B, *shape)."""
+    each: Parameters = vmap(grad(picture_loss), in_dims=(0, 0, None, 0, None))(
+        parameters, masks, coordinates, pictures, omegas
+    )
+    return each
+
+
+def fit(
+    parameters: Parameters,
+    masks: Parameters,
+    coordinates: Tensor,
+    pictures: Tensor,
+    omegas: tuple[float, ...],
+    protocol: Protocol,
+    removed: Mapping[int, float],
+    compiled: bool = False,
+) -> tuple[Parameters, Parameters]:
+    """Parameters and masks after fitting pictures (B, N, 3), each from its own: all tensors are (B, *shape)."""
+    gradient_of = torch.compile(gradients) if compiled else gradients
+    first, second = ({name: torch.zeros_like(value) for name, value in parameters.items()} for _ in range(2))
+    for step in range(1, protocol.steps + 1):
+        gradient = gradient_of(parameters, masks, coordinates, pictures, omegas)
+        if protocol.adam:
+            parameters, first, second = adam_step(parameters, gradient, first, second, step, protocol.rate)
+        else:
+            parameters = {name: value - protocol.rate * gradient[name] for name, value in parameters.items()}
+        if step in removed:
+            each = [prune(_nth(parameters, i), _nth(masks, i), removed[step]) for i in range(len(pictures))]
+            masks = _stacked(each)
+    return apply_masks(parameters, masks), masks
+
+
+def _nth(stack: Mapping[str, Tensor], index: int) -> Parameters:
+    return {name: value[index] for name, value in stack.items()}
+
+
+def _stacked(each: Sequence[Mapping[str, Tensor]]) -> Parameters:
+    return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All methods on one data set with one seed."""
+
+    data: str
+    seed: int
+    size: Size
+    source: Path  # holds train and test
+    runs: Path  # where training runs are kept
+
+    def measure(self, method: str, number: int, protocol: str, at_once: int = 4) -> Row:
+        """The score of a method with the weights of a round; trains what it needs."""
+        options = self.size.train
+        device = torch_device(options.device)
+        tests = (self.test - 0.5).flatten(1, 2)  # (pictures, N, 3)
+        coordinates = torch.from_numpy(pixel_grid(*self.test.shape[1:3])).to(device)
+        chosen = self.size.protocols[protocol]
+        removed = prunings(method, number, chosen.steps, options.fraction)
+        each = self._initial(method, number)
+        scores: list[float] = []
+        for begin in range(0, len(tests), at_once):
+            part = slice(begin, begin + at_once)
+            pictures = tests[part].to(device)
+            parameters = {name: value.to(device) for name, value in _stacked([p for p, _ in each[part]]).items()}
+            masks = {name: value.to(device) for name, value in _stacked([m for _, m in each[part]]).items()}
+            parameters, masks = fit(
+                parameters, masks, coordinates, pictures, options.inner.omegas, chosen, removed, options.compile
+            )
+            losses = vmap(picture_loss, in_dims=(0, 0, None, 0, None))(
+                parameters, masks, coordinates, pictures, options.inner.omegas
+            )
+            scores += (-10 * losses.log10()).tolist()
+        width = len(parameters["siren.0.bias"][0])
+        weights = sum(int(mask[0].sum()) for mask in masks.values())
+        percent = 100 * weights / dense_weights(options.hidden, options.layers)
+        return Row(
+            self.data, self.seed, method, number, width, weights, round(percent, 3), protocol, len(tests),
+            round(fmean(scores), 3),
+        )  # fmt: skip
+
+    @cached_property
+    def test(self) -> Tensor:
+        """Test pictures, (pictures, H, W, 3) in [0, 1]."""
+        pictures = self._pictures("test")
+        return pictures.batch(self.seed, 0, min(self.size.pictures or len(pictures.names), len(pictures.names)))
+
+    def _pictures(self, part: str) -> Dataset:
+        crop, shorter = SIDES[self.data]
+        side = self.size.side or crop
+        return open_dataset(self.source / part, side, side, resize=round(shorter * side / crop))
+
+    def _initial(self, method: str, number: int) -> list[tuple[Parameters, Parameters]]:
+        """Parameters and masks from which each of the test pictures is fitted."""
+        options = replace(self.size.train, seed=self.seed)
+        narrow = narrow_width(options, number)
+        if method == "Scratch":
+            generator = torch.Generator().manual_seed(self.seed)
+            widths = (narrow,) * options.layers
+            draws = [init_siren(2, widths, 3, options.inner.omegas, generator) for _ in self.test]
+            return [(parameters, full_masks(parameters)) for parameters in draws]
+        if method == "Dense-Narrow":
+            prior = self._trained(f"narrow-{number}", replace(options, hidden=narrow, rounds=0))
+        else:
+            prior = self._trained("dense", replace(options, rounds=0))
+            if method not in PRUNED_IN_FIT:
+                name = "random" if method == "Random Pruning" else "sparse"
+                self._trained(name, replace(options, dense_steps=0, random_pruning=name == "random"), prior)
+                prior = read_prior(self._folder(name) / f"round-{number}.safetensors")
+        names = [f"siren.{i}.{part}" for i in range(prior.layers) for part in ("weight", "bias")]
+        parameters = {name: torch.tensor(prior.tensors[name]) for name in names}
+        masks = {f"siren.{i}.weight": torch.tensor(prior.mask(i)) for i in range(prior.layers)}
+        return [(parameters, masks)] * len(self.test)
+
+    def _trained(self, name: str, options: TrainOptions, start: Prior | None = None) -> Prior:
+        prior = train(options, self._pictures("train"), self._folder(name), name=name, start=start)
+        assert prior is not None, "one process trains here"
+        return prior
+
+    def _folder(self, name: str) -> Path:
+        return self.runs / f"{self.data}-{self.seed}" / name
+
+
+def run(folders: Mapping[str, Path], size: Size, out: Path, seeds: Sequence[int], methods: Sequence[str]) -> None:
+    """Append the rows that are not in `out / "paper.csv"` yet, all data sets of a seed before the next seed."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "paper.csv"
+    if not results.exists():
+        results.write_text(",".join(field.name for field in fields(Row)) + "\n", "utf-8")
+    done = {row.key for row in read_rows(results)}
+    for seed in seeds:
+        for data, source in folders.items():
+            experiment = Experiment(data, seed, size, source, out / "runs")
+            for method in methods:
+                for number in size.rounds:
+                    for protocol in size.protocols:
+                        if protocol == "sgd" and method in PRUNED_IN_FIT:
+                            continue
+                        if (data, seed, method, number, protocol) in done:
+                            continue
+                        row = experiment.measure(method, number, protocol)
+                        with results.open("a", encoding="utf-8", newline="") as file:
+                            csv.writer(file, lineterminator="\n").writerow(asdict(row).values())
+                        print(*asdict(row).values(), flush=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file that `run` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            Row(
+                data=row["data"],
+                seed=int(row["seed"]),
+                method=row["method"],
+                round=int(row["round"]),
+                width=int(row["width"]),
+                weights=int(row["weights"]),
+                percent=float(row["percent"]),
+                protocol=row["protocol"],
+                pictures=int(row["pictures"]),
+                psnr=float(row["psnr"]),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def table(rows: Sequence[Row], data: str, protocol: str) -> str:
+    """Mean PSNR over the seeds and its standard deviation, in Markdown: a line per method, a column per round."""
+    chosen = [row for row in rows if (row.data, row.protocol) == (data, protocol)]
+    numbers = sorted({row.round for row in chosen})
+    left = {row.round: row.percent for row in chosen if row.method == "Meta-SparseINR"}
+    lines = [
+        "| surviving weights |" + "".join(f" {left[number]:.1f} % |" for number in numbers),
+        "|---" * (len(numbers) + 1) + "|",
+    ]
+    for method in METHODS:
+        cells = [[row.psnr for row in chosen if (row.method, row.round) == (method, number)] for number in numbers]
+        if any(cells):
+            lines.append(f"| {method} |" + "".join(f" {_spread(cell)} |" for cell in cells))
+    margins = [margin(chosen, number) for number in numbers]
+    return "\n".join([*lines, "| *least margin* |" + "".join(f" *{value:+.2f}* |" for value in margins)])
+
+
+def _spread(scores: Sequence[float]) -> str:
+    if not scores:
+        return ""
+    return f"{fmean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else "")
+
+
+def margin(rows: Sequence[Row], number: int) -> float:
+    """By how many dB Meta-SparseINR is above the best other method in a round, in the seed where it is least."""
+    seeds = {row.seed for row in rows if row.round == number}
+    margins = []
+    for seed in seeds:
+        scores = {row.method: row.psnr for row in rows if (row.seed, row.round) == (seed, number)}
+        margins.append(scores.pop("Meta-SparseINR") - max(scores.values()))
+    return min(margins)
+
+
+def read_published(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Points (percent of the dense network's weights, dB) of each (data set, method) in the paper's figure."""
+    names = {"Imagenette": "imagenette", "CelebA": "faces", "SDF": "glyphs"}
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            score = next(value for name, value in row.items() if name.startswith("psnr"))
+            if score:
+                point = float(row["pct_of_dense"]), float(score)
+                curves.setdefault((names[row["dataset"]], row["method"]), []).append(point)
+    return curves
+
+
+def plot(rows: Sequence[Row], data: str, path: Path, published: Mapping[Any, list[tuple[float, float]]]) -> None:
+    """Both protocols of one data set side by side, the published points of Adam dashed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5), sharex=True, layout="constrained")
+    for axis, protocol in zip(axes, ("adam", "sgd"), strict=True):
+        for colour, method in enumerate(METHODS):
+            chosen = [row for row in rows if (row.data, row.method, row.protocol) == (data, method, protocol)]
+            points = []
+            for number in sorted({row.round for row in chosen}):
+                same = [row for row in chosen if row.round == number]
+                scores = [row.psnr for row in same]
+                points.append((same[0].percent, fmean(scores), stdev(scores) if len(scores) > 1 else 0.0))
+            if points:
+                x, y, spread = zip(*points, strict=True)
+                axis.errorbar(x, y, spread, color=f"C{colour}", marker="o", capsize=3, label=method)
+            if protocol == "adam" and (data, method) in published:
+                x, y = zip(*published[data, method], strict=True)
+                axis.plot(x, y, color=f"C{colour}", linestyle="--", alpha=0.5)
+        axis.set_xscale("log")
+        axis.set_xticks(ticks := (1, 2, 5, 10, 20, 40), ticks)
+        axis.minorticks_off()
+        axis.set_xlabel("surviving weights (%)")
+        axis.set_ylabel("PSNR (dB)")
+        axis.set_title(f"{data}: {'100 steps of Adam' if protocol == 'adam' else '2 steps of SGD'}")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+def show(results: Path, published: Path | None, out: Path) -> None:
+    """Print the tables and draw the plots."""
+    rows = read_rows(results)
+    curves = read_published(published) if published else {}
+    for data in dict.fromkeys(row.data for row in rows):
+        for protocol in ("adam", "sgd"):
+            print(f"\n{data}, {protocol}\n\n{table(rows, data, protocol)}")
+        plot(rows, data, out / f"paper-{data}.png", curves)
+
+
+def main() -> None:
+    """Run the experiments, or show what they gave."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("run", help="train and measure")
+    first.add_argument("data", nargs="+", help=f"NAME=FOLDER; names: {', '.join(SIDES)}")
+    first.add_argument("--size", choices=SIZES, default="small")
+    first.add_argument("--out", type=Path, required=True)
+    first.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    second = commands.add_parser("show", help="print tables, draw plots")
+    second.add_argument("results", type=Path)
+    second.add_argument("--published", type=Path, help="CSV with the points of the paper's figure")
+    second.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "show":
+        show(arguments.results, arguments.published, arguments.out)
+        return
+    folders = dict(word.split("=", 1) for word in arguments.data if "=" in word)
+    if len(folders) < len(arguments.data) or not folders.keys() <= SIDES.keys():
+        raise OptionError(f"expected NAME=FOLDER with {', '.join(SIDES)}, found {' '.join(arguments.data)}")
+    sources = {name: Path(folder) for name, folder in folders.items()}
+    run(sources, SIZES[arguments.size], arguments.out, arguments.seeds, arguments.methods)
+
+
+if __name__ == "__main__":
+    main()
