@@ -36,6 +36,7 @@ from inrcodec.errors import ImageError, OutputError, OutputExistsError
 __all__ = [
     "Picture",
     "check_output",
+    "exif_texts",
     "find_pictures",
     "flatten",
     "format_picture",
@@ -89,6 +90,15 @@ DESCRIPTIVE_TAGS = (
     ExifTags.Base.Artist,
     ExifTags.Base.Copyright,
 )
+# Of EXIF, what is shown to people.
+TEXT_TAGS = {
+    "Description": ExifTags.Base.ImageDescription,
+    "Artist": ExifTags.Base.Artist,
+    "Copyright": ExifTags.Base.Copyright,
+    "Date": ExifTags.Base.DateTime,
+    "Camera": ExifTags.Base.Model,
+}
+MAX_TEXT = 200  # characters of each
 
 _PILLOW = threading.Lock()  # its limit on pixels and Python's warning filters belong to the whole process
 
@@ -212,6 +222,19 @@ def format_picture(picture: Picture, path: Path, *, convert: bool = False) -> by
     except Exception as error:  # too wide for WebP, EXIF too long for JPEG, damaged EXIF for TIFF, ...
         raise OutputError(f"{path}: cannot be written as {file_format}: {error}") from None
     return buffer.getvalue()
+
+
+def exif_texts(exif: bytes) -> dict[str, str]:
+    """What an EXIF block says in words, each on one line; nothing if it is damaged."""
+    texts: dict[str, str] = {}
+    with suppress(Exception), _pillow():
+        tags = Image.Exif()
+        tags.load(exif)
+        for label, tag in TEXT_TAGS.items():
+            printable = "".join(c if c.isprintable() else " " for c in str(tags.get(tag, ""))[:MAX_TEXT])
+            if text := " ".join(printable.split()):
+                texts[label] = text
+    return texts
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -16,14 +16,14 @@ FLOORS = (
     {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"adapt", "analysis", "fit", "objective", "processes", "prune", "rounding"},
     {"api", "codec", "train", "train_fields"},
-    {"__main__", "bench", "cli", "plugins"},
+    {"__main__", "bench", "cli", "plugins", "viewer"},
 )
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
     "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "image", "lattice", "metrics", "plugins",
     "prior",
-    "render",
+    "render", "viewer",
 )  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent

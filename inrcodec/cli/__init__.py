@@ -5,7 +5,7 @@ object on stdout. Exit codes are those of `errors`, 1 for anything else and 130 
 modules are imported by the command that needs them; only commands that encode or train need torch.
 """
 
-from inrcodec.cli import bench, check, convert, decode, encode, info, train  # noqa: F401  # each registers its commands
+from inrcodec.cli import bench, check, convert, decode, encode, info, train, view  # noqa: F401  # each registers
 from inrcodec.cli.app import app
 
 __all__ = ["app", "main"]
