@@ -46,7 +46,7 @@ def adapt_filter(
     def error(changed: synthesis.Weights, top: int, bottom: int) -> Tensor:
         """Squared error of some rows, in units of 1/255."""
         added = synthesis.filtered(changed, "filter", seen[:, :, top : bottom + 2 * FILTER_REACH], q)
-        return (added - missing[:, :, top:bottom]).square().sum() * 255**2
+        return (added - missing[:, :, top:bottom]).nan_to_num().square().sum() * 255**2
 
     height, width = target.shape[2:]
     rows = min(height, max(1, PIXELS // width))

@@ -4,6 +4,7 @@ Priors with fields minimise, over the fields s in steps,
 
     J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB
 
+where the picture is known: a target is NaN where nothing counts, be it transparent or to be filled in.
 The analysis network takes the first step. After two thirds of the others, and once more at the end, the filter is
 adapted to the picture (see `adapt`). Each step follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
@@ -160,7 +161,8 @@ class _SquaredError(torch.autograd.Function):
                 seen = torch.cat([values, x[:extra]]).view(1, 3 + extra, -1, width).requires_grad_()
                 inside = seen[:, :3, top + above - start : bottom + above - start]
                 restored = synthesis.filtered(weights, "filter", functional.pad(seen, margins, mode="replicate"), q)
-                error = (inside + restored - target[picture, None, :, top:bottom]).square().sum() * SQUARED_UNIT
+                missed = (inside + restored - target[picture, None, :, top:bottom]).nan_to_num()
+                error = missed.square().sum() * SQUARED_UNIT
                 (by_seen,) = torch.autograd.grad(error, seen)
             upstream = by_seen[0].flatten(1)  # (3 + extra, n)
             back = out.T @ upstream[:3]
@@ -354,11 +356,12 @@ def fit_fields(
     progress: Progress | None = None,
     start: Sequence[NDArray[np.int32]] | None = None,
     lam: float | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
     """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
 
     The fit goes on from `start`, the fields of an earlier one, if they are given; lambda may be another than the
-    quality's.
+    quality's. Pixels that are not `seen`, (height, width), do not count; the first guess looks at them, though.
     """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
@@ -369,6 +372,12 @@ def fit_fields(
             fields = analyse(model.weights, target, q, model.channels, model.omegas)
     else:
         fields = [torch.from_numpy(z).to(device)[None].float() for z in start]
+    felt = None
+    if seen is not None:
+        visible = torch.from_numpy(seen).to(device)[None, None]
+        target = torch.where(visible, target, math.nan)
+        felt = [synthesis.felt(visible, level) for level in range(len(fields))]
+        fields = [z * mask for z, mask in zip(fields, felt, strict=True)]
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0
     deltas: FilterDeltas | None = None
@@ -383,7 +392,7 @@ def fit_fields(
 
     with one_thread_per_block(device):
         if steps:
-            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace)
+            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace, felt)
             fields = optimised_rounding(adapted(fields).weights, fields, target, q, lam, model.omegas)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
@@ -399,10 +408,11 @@ def refine(
     progress: Progress | None = None,
     adapted: Callable[[list[Tensor]], FieldModel] | None = None,
     pace: float = 1.0,
+    felt: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
 
-    `adapted` gives the model for the last third of them.
+    `adapted` gives the model for the last third of them. Where `felt`, per level (1, 1, h, w), is 0, fields stay zero.
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
@@ -415,9 +425,13 @@ def refine(
         temperature = hot + (cold - hot) * part
         leaves = [z.detach().requires_grad_() for z in fields]
         rounded = [noisy_round(z, temperature, generator) for z in leaves]
+        if felt:
+            rounded = [z * mask for z, mask in zip(rounded, felt, strict=True)]
         gradients = torch.autograd.grad(rounded, leaves, objective(model, rounded, target, q, lam)[1])
         for i, gradient in enumerate(gradients):
             size = pace * (sizes[i, 0] + (sizes[i, 1] - sizes[i, 0]) * part)
+            if felt:
+                size = size * felt[i].mean().sqrt()  # as if the gradient's RMS were that of what moves
             fields[i], momenta[i], squares[i] = descend(
                 leaves[i].detach(), gradient, momenta[i], squares[i], size, step + 1
             )
@@ -448,11 +462,16 @@ def fit_network(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Deltas of a picture (height, width, 3), per layer: surviving weights in row-major order, then biases."""
+    """Deltas of a picture (height, width, 3), per layer: surviving weights in row-major order, then biases.
+
+    Pixels that are not `seen`, (height, width), do not count; there has to be one that is.
+    """
     height, width, _ = pixels.shape
-    coordinates = torch.from_numpy(pixel_grid(height, width)).to(device)  # (N, 2)
-    colours = torch.from_numpy(pixels.reshape(-1, 3)).to(device)  # (N, 3) uint8
+    counted = slice(None) if seen is None else seen.ravel()
+    coordinates = torch.from_numpy(pixel_grid(height, width)[counted]).to(device)  # (N, 2)
+    colours = torch.from_numpy(pixels.reshape(-1, 3)[counted]).to(device)  # (N, 3) uint8
     names = [f"siren.{layer}.{part}" for layer in range(prior.layers) for part in ("weight", "bias")]
     start = {name: torch.from_numpy(prior.tensors[name].copy()).to(device) for name in names}
     masks = [torch.from_numpy(prior.mask(layer)).to(device) for layer in range(prior.layers)]

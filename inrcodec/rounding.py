@@ -72,7 +72,7 @@ def _improved(
     def cost(trial: Tensor) -> Tensor:
         """J at each cell of the level, (B, 1, h, w)."""
         whole = [trial if i == level else z for i, z in enumerate(fields)]
-        error = (synthesis.synthesize(weights, whole, q, omegas) - target).square().sum(1, keepdim=True)
+        error = (synthesis.synthesize(weights, whole, q, omegas) - target).nan_to_num().square().sum(1, keepdim=True)
         found = _gathered(error * (255**2 / lam), level)
         for i, (mean, log_scale) in enumerate(rate.distributions(weights, whole, q, level + 1)):
             z = whole[i]

@@ -20,7 +20,7 @@ from inrcodec.lattice import field_shapes
 from inrcodec.options import Device
 from inrcodec.prior import Prior
 from inrcodec.rate import rate
-from inrcodec.synthesis import synthesize
+from inrcodec.synthesis import felt, synthesize
 
 CPU = torch.device("cpu")
 
@@ -56,6 +56,32 @@ def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(whole) == pytest.approx(float(bands), rel=1e-5)
     for a, b in zip(expected, found, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+
+
+def test_pixels_without_a_target_do_not_count() -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    target[:, :, 20:60, :30] = torch.nan
+    found, by_hand = objective(model, fields, target, q, 300.0)
+    plain = [z.clone().requires_grad_() for z in fields]
+    error = (synthesize(model.weights, plain, q, OMEGAS) - target)[~target.isnan()].square().sum() * 255**2
+    slow = error / 300.0 + rate(model.weights, plain, q).sum()
+    slow.backward()  # type: ignore[no-untyped-call]
+    assert float(found) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for gradient, z in zip(by_hand, plain, strict=True):
+        assert z.grad is not None
+        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+
+
+def test_values_that_nothing_seen_depends_on_stay_zero(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen = np.zeros(picture.shape[:2], bool)
+    seen[2:6, 3:8] = True
+    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen)
+    visible = torch.from_numpy(seen)[None, None]
+    for level, values in enumerate(fields):
+        away = felt(visible, level)[0, 0].numpy() == 0
+        assert not values[:, away].any() and values[:, ~away].any()
+    assert away.any()
 
 
 def test_threads_change_nothing() -> None:
@@ -113,6 +139,13 @@ def test_a_network_fit_leaves_pruned_weights_alone_and_lowers_the_error(
     few, many = (fit_network(network_prior, picture, steps, CPU) for steps in (1, 60))
     assert [len(d) for d in many] == [int(network_prior.mask(i).sum()) + len(network_prior.mask(i)) for i in range(3)]
     assert np.abs(many[1]).max() > np.abs(few[1]).max() > 0
+
+
+def test_a_network_fit_sees_only_what_is_seen(network_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen = np.arange(22 * 37).reshape(22, 37) % 3 > 0
+    other = np.where(seen[..., None], picture, 255 - picture)
+    a, b = (fit_network(network_prior, pixels, 3, CPU, seen=seen) for pixels in (picture, other))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
