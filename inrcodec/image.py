@@ -154,7 +154,7 @@ def read_picture(path: Path, *, convert: bool = False) -> Picture:
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Where the picture in a file is neither black nor transparent, (height, width). Raises as `read_picture` does."""
     picture = read_picture(path)
-    lit: NDArray[np.bool_] = (picture.pixels > 0).any(axis=2)
+    lit: NDArray[np.bool_] = picture.pixels.max(axis=2) > 0
     return lit if picture.alpha is None else lit & (picture.alpha > 0)
 
 

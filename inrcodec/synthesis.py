@@ -24,6 +24,7 @@ from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
 
+PACKED = torch.channels_last  # what a CPU's convolutions are fastest with
 CHUNK = 1 << 17  # samples that go through the network at once
 
 
@@ -128,7 +129,7 @@ def filtered(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) ->
     """Both layers of a filter: (B, C, H + 4, W + 4) -> (B, out, H, W)."""
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     bias = (powers @ weights[f"{name}.in_bias"].T)[:, :, None, None]
-    hidden = torch.relu(functional.conv2d(seen, weights[f"{name}.in"]) + bias)
+    hidden = torch.relu(functional.conv2d(seen.contiguous(memory_format=PACKED), weights[f"{name}.in"]) + bias)
     return functional.conv2d(hidden, weights[f"{name}.out"], weights[f"{name}.out_bias"])
 
 

@@ -40,6 +40,7 @@ from inrcodec import fit, rate
 from inrcodec.analysis import analyse, init_analysis
 from inrcodec.errors import OptionError, PriorError
 from inrcodec.image import write_atomically
+from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
@@ -169,7 +170,7 @@ def weighted_objective(
     """
     q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
     lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
-    rounded = [fit.noisy_round(z, temperature, generator) for z in fields]
+    rounded = [_noisily(z, temperature, generator) for z in fields]
     error = (synthesize(weights, rounded, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
     bits = rate.rate(weights, rounded, q).sum(1)
     loss = ((error / lam + bits) * (lam / TYPICAL_LAMBDA) ** 0.5).sum()
@@ -227,9 +228,7 @@ def train_fields(
             ends = (options.guess_steps, options.guess_steps + options.fit_steps, options.steps - options.coarse_steps)
             phase = sum(step >= end for end in ends)
             if number == 0:
-                rows.append(
-                    f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n"
-                )
+                rows.append(f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n")
                 write_atomically(log, "".join(rows).encode(), overwrite=True)
                 if progress:
                     pace = (state.seconds - spent) / (step + 1 - first_step)
@@ -447,19 +446,23 @@ def fast_objective(
     generator: torch.Generator,
 ) -> tuple[Tensor, list[Tensor]]:
     """`weighted_objective` and its gradients by the fields, without any by the weights."""
-    model = fit.FieldModel({k: v.detach() for k, v in weights.items()}, options.omegas, options.channels)
-    rounded = [fit.noisy_round(z, temperature, generator) for z in fields]
+    model = FieldModel({k: v.detach() for k, v in weights.items()}, options.omegas, options.channels)
+    rounded = [_noisily(z, temperature, generator) for z in fields]
     total = pictures.new_zeros(())
     by_rounded = [torch.empty_like(z) for z in rounded]
     for at, quality in enumerate(qualities.tolist()):
         q, lam = torch.full((1, 1), conditioning(quality), device=pictures.device), lagrangian(quality)
         part = slice(at, at + 1)
-        found, gradients = fit.objective(model, [z[part] for z in rounded], pictures[part], q, lam)
+        found, gradients = objective(model, [z[part] for z in rounded], pictures[part], q, lam)
         weight = (lam / TYPICAL_LAMBDA) ** 0.5 / (pictures.shape[2] * pictures.shape[3])
         total += weight * found
         for whole, gradient in zip(by_rounded, gradients, strict=True):
             whole[part] = weight * gradient
     return total, list(torch.autograd.grad(rounded, fields, by_rounded))
+
+
+def _noisily(z: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    return fit.noisy_round(z, temperature, torch.rand(z.shape, generator=generator, device=z.device))
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:

@@ -1,104 +1,24 @@
 import numpy as np
 import pytest
 import torch
-from conftest import CHANNELS, OMEGAS, field_weights
+from conftest import CHANNELS
 from numpy.typing import NDArray
 
-from inrcodec import fit
 from inrcodec.errors import OptionError
 from inrcodec.fit import (
-    FieldModel,
     fit_fields,
     fit_network,
-    objective,
-    one_thread_per_block,
     refine,
     soft_round,
     torch_device,
 )
 from inrcodec.lattice import field_shapes
+from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device
 from inrcodec.prior import Prior
-from inrcodec.rate import rate
-from inrcodec.synthesis import felt, synthesize
+from inrcodec.synthesis import felt
 
 CPU = torch.device("cpu")
-
-
-def random_fields(height: int, width: int, batch: int = 1) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [2 * torch.randn(batch, *s, generator=generator) for s in field_shapes(height, width, CHANNELS)]
-
-
-@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (130, 80, 2)])
-def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, width: int, batch: int) -> None:
-    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
-    target = torch.rand(batch, 3, height, width) - 0.5
-    q = torch.full((1, 1), 0.4)
-    fast, by_hand = objective(model, random_fields(height, width, batch), target, q, 300.0)
-    plain = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
-    qs = q.expand(batch, 1)
-    error = (synthesize(model.weights, plain, qs, OMEGAS) - target).square().sum() * 255**2
-    slow = error / 300.0 + rate(model.weights, plain, qs).sum()
-    slow.backward()  # type: ignore[no-untyped-call]
-    assert float(fast) == pytest.approx(float(slow.detach()), rel=1e-5)
-    for gradient, z in zip(by_hand, plain, strict=True):
-        assert z.grad is not None
-        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
-
-
-def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
-    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
-    whole, expected = objective(model, fields, target, q, 300.0)
-    monkeypatch.setattr(fit, "BAND", 45 * 8)
-    bands, found = objective(model, fields, target, q, 300.0)
-    assert float(whole) == pytest.approx(float(bands), rel=1e-5)
-    for a, b in zip(expected, found, strict=True):
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
-
-
-def test_pixels_without_a_target_do_not_count() -> None:
-    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
-    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
-    target[:, :, 20:60, :30] = torch.nan
-    found, by_hand = objective(model, fields, target, q, 300.0)
-    plain = [z.clone().requires_grad_() for z in fields]
-    error = (synthesize(model.weights, plain, q, OMEGAS) - target)[~target.isnan()].square().sum() * 255**2
-    slow = error / 300.0 + rate(model.weights, plain, q).sum()
-    slow.backward()  # type: ignore[no-untyped-call]
-    assert float(found) == pytest.approx(float(slow.detach()), rel=1e-5)
-    for gradient, z in zip(by_hand, plain, strict=True):
-        assert z.grad is not None
-        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
-
-
-def test_values_that_nothing_seen_depends_on_stay_zero(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
-    seen = np.zeros(picture.shape[:2], bool)
-    seen[2:6, 3:8] = True
-    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen)
-    visible = torch.from_numpy(seen)[None, None]
-    for level, values in enumerate(fields):
-        away = felt(visible, level)[0, 0].numpy() == 0
-        assert not values[:, away].any() and values[:, ~away].any()
-    assert away.any()
-
-
-def test_threads_change_nothing() -> None:
-    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
-    fields, target, q = random_fields(200, 45), torch.rand(1, 3, 200, 45) - 0.5, torch.zeros(1, 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with one_thread_per_block(CPU):
-            assert torch.get_num_threads() == 1
-            _, shared = objective(model, fields, target, q, 300.0)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    _, alone = objective(model, fields, target, q, 300.0)
-    for a, b in zip(shared, alone, strict=True):
-        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
 
 
 def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
@@ -146,6 +66,17 @@ def test_a_network_fit_sees_only_what_is_seen(network_prior: Prior, picture: NDA
     other = np.where(seen[..., None], picture, 255 - picture)
     a, b = (fit_network(network_prior, pixels, 3, CPU, seen=seen) for pixels in (picture, other))
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_values_that_nothing_seen_depends_on_stay_zero(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen = np.zeros(picture.shape[:2], bool)
+    seen[2:6, 3:8] = True
+    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen)
+    visible = torch.from_numpy(seen)[None, None]
+    for level, values in enumerate(fields):
+        away = felt(visible, level)[0, 0].numpy() == 0
+        assert not values[:, away].any() and values[:, ~away].any()
+    assert away.any()
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

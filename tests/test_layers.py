@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "grid", "metrics", "options"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
     {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis", "target"},
-    {"adapt", "analysis", "fit", "processes", "prune", "rounding"},
+    {"adapt", "analysis", "fit", "objective", "processes", "prune", "rounding"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins"},
 )

@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 
 from inrcodec import render as module
 from inrcodec.errors import OptionError
-from inrcodec.fit import FieldModel
 from inrcodec.grid import pixel_grid
 from inrcodec.lattice import field_shapes
+from inrcodec.objective import FieldModel
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render
 from inrcodec.siren import siren

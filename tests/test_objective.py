@@ -1,0 +1,79 @@
+import pytest
+import torch
+from conftest import CHANNELS, OMEGAS, field_weights
+
+from inrcodec import objective as module
+from inrcodec.lattice import field_shapes
+from inrcodec.objective import FieldModel, objective, one_thread_per_piece
+from inrcodec.rate import rate
+from inrcodec.synthesis import synthesize
+
+CPU = torch.device("cpu")
+
+
+def random_fields(height: int, width: int, batch: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [2 * torch.randn(batch, *s, generator=generator) for s in field_shapes(height, width, CHANNELS)]
+
+
+@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (130, 80, 2)])
+def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, width: int, batch: int) -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    target = torch.rand(batch, 3, height, width) - 0.5
+    q = torch.full((1, 1), 0.4)
+    fast, by_hand = objective(model, random_fields(height, width, batch), target, q, 300.0)
+    plain = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
+    qs = q.expand(batch, 1)
+    error = (synthesize(model.weights, plain, qs, OMEGAS) - target).square().sum() * 255**2
+    slow = error / 300.0 + rate(model.weights, plain, qs).sum()
+    slow.backward()  # type: ignore[no-untyped-call]
+    assert float(fast) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for gradient, z in zip(by_hand, plain, strict=True):
+        assert z.grad is not None
+        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+
+
+def test_pixels_count_by_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.TILE, "cpu", 32)
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    weight = torch.rand(1, 1, 70, 45)
+    weight[:, :, 20:60, :30] = 0
+    found, by_hand = objective(model, fields, target, q, 300.0, weight)
+    plain = [z.clone().requires_grad_() for z in fields]
+    error = ((synthesize(model.weights, plain, q, OMEGAS) - target).square() * weight).sum() * 255**2
+    slow = error / 300.0 + rate(model.weights, plain, q).sum()
+    slow.backward()  # type: ignore[no-untyped-call]
+    assert float(found) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for gradient, z in zip(by_hand, plain, strict=True):
+        assert z.grad is not None
+        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+
+
+def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    whole, expected = objective(model, fields, target, q, 300.0)
+    monkeypatch.setitem(module.TILE, "cpu", 19)
+    monkeypatch.setitem(module.ROWS, "cpu", 45 * 6)
+    pieces, found = objective(model, fields, target, q, 300.0)
+    assert float(whole) == pytest.approx(float(pieces), rel=1e-5)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+
+
+def test_threads_change_nothing() -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(200, 45), torch.rand(1, 3, 200, 45) - 0.5, torch.zeros(1, 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread_per_piece(CPU):
+            assert torch.get_num_threads() == 1
+            _, shared = objective(model, fields, target, q, 300.0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    _, alone = objective(model, fields, target, q, 300.0)
+    for a, b in zip(shared, alone, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
