@@ -152,9 +152,8 @@ def refine(
         temperature = hot + (cold - hot) * part
         noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
         now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
-        pairs = list(
-            in_parallel(partial(_rounded, z, temperature, *n) for z, *n in zip(fields, noises, masks, strict=True))
-        )
+        levels = zip(fields, noises, masks, strict=True)
+        pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
         gradients = objective(model, [value for _, value in pairs], target, q, lam, weight)[1]
         found = in_parallel(
             partial(_moved, pairs[i], gradient, momenta[i], squares[i], now[i], step + 1)
