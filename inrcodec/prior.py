@@ -21,7 +21,7 @@ Tensors that this module knows (others belong to the modules that use them):
     skip.weight     float32 (3, channels)
     filter.in       float32 (features, 3 + planes, 3, 3), filter.in_bias (features, 3), filter.out (3, features, 3, 3),
                     filter.out_bias (3,): the filter of `render`; the bias in powers of q. It sees the first `planes`
-                    channels. detail.*: likewise, with 9 for 3 in the output
+                    channels. detail.*: likewise, with 12 for 3 in the output
 
 A layer has at most 1024 units and no number is beyond 10**6 (16 in field.*, so that exp is harmless):
 whatever a file holds, decoding stays finite, and a sample costs a bounded number of operations.
@@ -209,7 +209,7 @@ def _field_shapes(
         return {}
     total = sum(channels)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, out in (("filter", 3), ("detail", 9)):
+    for name, out in (("filter", 3), ("detail", 12)):
         kernel = tensors.get(f"{name}.in")
         if kernel is None or kernel.ndim != 4 or not 1 <= len(kernel) <= MAX_WIDTH:
             raise PriorError(f"{source}: a prior with fields needs {name}.in with 1..{MAX_WIDTH} features")

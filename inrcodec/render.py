@@ -10,8 +10,9 @@ sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters
 centres: the first sees f without r, the second f with it. In between r is
 
     r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
+                + M(p) (1 - (cos(2 pi x') + cos(2 pi y')) / 2)
 
-with the first filter's R and the second's X, Y and D interpolated like a field of level 0, and (x', y') the
+with the first filter's R and the second's X, Y, D and M interpolated like a field of level 0, and (x', y') the
 offset from a pixel's centre: the second filter has no say there.
 
 An output sample is the value at its centre where samples are finer than pixels, and the mean over its area where
@@ -222,7 +223,7 @@ class _Function:
             return self._restored(_pixels(ys), _pixels(xs))[0][..., :3]
         rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0], self.dtype)
         columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0], self.dtype)
-        parts = (down @ self._detailed(rows, columns) @ across.T).reshape(4, 3, len(ys), len(xs))
+        parts = (down @ self._detailed(rows, columns) @ across.T).reshape(5, 3, len(ys), len(xs))
         samples = self._evaluated(self._inputs(ys, xs))
         samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
         return samples
@@ -267,7 +268,7 @@ class _Function:
         return picture, added
 
     def _detailed(self, rows: slice, columns: slice) -> Floats:
-        """R, X, Y and D at the centres of some pixels, (12, H, W)."""
+        """R, X, Y, D and M at the centres of some pixels, (15, H, W)."""
         (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
         picture, added = self._restored(down, across)
         detail = self._filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
@@ -276,9 +277,11 @@ class _Function:
 
 
 def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDArray[np.float64]) -> NDArray[Any]:
-    """r from R, X, Y and D at positions, (4, ...) -> (...)."""
-    x, y = (np.sin(2 * np.pi * (axis - 0.5)).astype(parts.dtype) for axis in (xs, ys))
-    found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y
+    """r from R, X, Y, D and M at positions, (5, ...) -> (...)."""
+    angles = [2 * np.pi * (axis - 0.5) for axis in (xs, ys)]
+    x, y = (np.sin(angle).astype(parts.dtype) for angle in angles)
+    off = 1 - sum(0.5 * np.cos(angle).astype(parts.dtype) for angle in angles)
+    found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y + parts[4] * off
     return found
 
 

@@ -155,18 +155,20 @@ def synthesize_finer(
     added = _filter(weights, "filter", values, planes, conditioning)
     detail = _filter(weights, "detail", values + added, planes, conditioning)
     parts = upsample(haloed(torch.cat([added, detail], 1)), 2, weights["field.kernel"][0])
-    constant, x, y, both = parts.chunk(4, 1)
-    right = torch.tensor([-1.0, 1.0], device=planes.device).repeat(planes.shape[3])  # sin(2 pi x') at x' = -+1/4
+    constant, x, y, both, mean = parts.chunk(5, 1)
+    right = torch.tensor([-1.0, 1.0], device=planes.device).repeat(
+        planes.shape[3]
+    )  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
     below = torch.tensor([-1.0, 1.0], device=planes.device).repeat(planes.shape[2])[:, None]
     between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
-    return between + constant + x * right + (y + both * right) * below
+    return between + constant + mean + x * right + (y + both * right) * below
 
 
 def init_filters(channels: Sequence[int], width: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Float weights of filters that add nothing yet; they see the two finest levels."""
     weights: dict[str, Tensor] = {}
     seen = 3 + sum(channels[:2])
-    for name, out in (("filter", 3), ("detail", 9)):
+    for name, out in (("filter", 3), ("detail", 12)):
         uniform = 2 * torch.rand(width, seen, 3, 3, generator=generator) - 1
         weights |= {
             f"{name}.in": uniform / math.sqrt(9 * seen),

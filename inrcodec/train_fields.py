@@ -10,8 +10,9 @@ place for a new one, whose guess trains the analysis network alone. In every fou
 halved (2x2 means) before they are fitted, and the filter for detail, which has no say at pixel centres, learns
 to make the x2 decode the picture before.
 
-Phase 3, filter: a set of batches is fitted once, and only the filters learn, at the rounded fields: what comes before
-them is fixed by then, so a step costs little.
+Phase 3, decoder: a set of batches is fitted, and all that decodes learns at the rounded fields, as if they were given:
+rate model and filters fast, the network slowly, lest the fits no longer suit it. Then the next set is fitted with what
+has been learnt. No step goes through a fit, so steps cost little.
 
 Phase 4, coarse: a set of batches is guessed once, and only the rate models of strides 8 and more learn. Crops of 128
 have a handful of such cells, whole pictures hundreds, most of them with neighbours: `size` should be that of pictures.
@@ -50,12 +51,14 @@ from inrcodec.train import Progress, Tasks
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "filter", "coarse")
+PHASES = ("guess", "fit", "decoder", "coarse")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
 COARSE = 3  # level of stride 8
+PACES = {"rate": 4.0, "filter": 1.0, "detail": 1.0}  # by which rates are multiplied in phase 3
+NETWORK_PACE = 0.3  # likewise, of all others
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
 Weights = dict[str, Tensor]
@@ -76,11 +79,13 @@ class FieldOptions:
     batch: int = 8  # pictures per step
     guess_steps: int = 8000  # of phase 1
     fit_steps: int = 6000  # of phase 2
-    filter_steps: int = 4000  # of phase 3
-    filter_batches: int = 24  # that are fitted for it
-    filter_rate: float = 3e-3  # of Adam in phases 3 and 4; falls along a cosine
+    decoder_steps: int = 4000  # of phase 3
+    decoder_rounds: int = 2  # sets of batches that it takes
+    decoder_batches: int = 24  # of each
+    decoder_rate: float = 3e-4  # of Adam in phase 3; falls along a cosine in each round
     coarse_steps: int = 0  # of phase 4
     coarse_batches: int = 50  # that are guessed for it
+    coarse_rate: float = 3e-3  # of Adam in phase 4; falls along a cosine
     fit_length: int = 40  # steps that a batch is fitted in phase 2
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
@@ -92,11 +97,20 @@ class FieldOptions:
     checkpoint_every: int = 500  # steps
 
     def __post_init__(self) -> None:
-        counts = ("batch", "fit_length", "slots", "filter_batches", "coarse_batches", "log_every", "checkpoint_every")
+        counts = (
+            "batch",
+            "fit_length",
+            "slots",
+            "decoder_rounds",
+            "decoder_batches",
+            "coarse_batches",
+            "log_every",
+            "checkpoint_every",
+        )
         for name in counts:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.guess_steps, self.fit_steps, self.filter_steps, self.coarse_steps) < 0 or self.steps < 1:
+        if min(self.guess_steps, self.fit_steps, self.decoder_steps, self.coarse_steps) < 0 or self.steps < 1:
             raise OptionError("the steps of the phases must be at least 0, and one of them above")
         if self.coarse_steps and len(self.channels) <= COARSE:
             raise OptionError(f"{len(self.channels)} levels are no more than the {COARSE} that phase 4 leaves alone")
@@ -105,7 +119,7 @@ class FieldOptions:
     @property
     def steps(self) -> int:
         """Of all phases."""
-        return self.guess_steps + self.fit_steps + self.filter_steps + self.coarse_steps
+        return self.guess_steps + self.fit_steps + self.decoder_steps + self.coarse_steps
 
 
 @dataclass(frozen=True)
@@ -168,15 +182,27 @@ def weighted_objective(
 
     finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode, for the filter alone.
     """
+    rounded = [_noisily(z, temperature, generator) for z in fields]
+    return weighted_error_and_bits(weights, rounded, pictures, qualities, options, finer)
+
+
+def weighted_error_and_bits(
+    weights: Weights,
+    fields: list[Tensor],
+    pictures: Tensor,
+    qualities: Tensor,
+    options: FieldOptions,
+    finer: Tensor | None = None,
+) -> Tensor:
+    """J of fields as they are, and the error of the x2 decode, weighted and summed as `weighted_objective` says."""
     q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
     lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
-    rounded = [_noisily(z, temperature, generator) for z in fields]
-    error = (synthesize(weights, rounded, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
-    bits = rate.rate(weights, rounded, q).sum(1)
+    error = (synthesize(weights, fields, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
+    bits = rate.rate(weights, fields, q).sum(1)
     loss = ((error / lam + bits) * (lam / TYPICAL_LAMBDA) ** 0.5).sum()
     if finer is not None:
         alone = {k: v if k.startswith("detail.") else v.detach() for k, v in weights.items()}
-        between = synthesize_finer(alone, [z.detach() for z in rounded], q, options.omegas) - finer
+        between = synthesize_finer(alone, [z.detach() for z in fields], q, options.omegas) - finer
         loss = loss + between.square().sum() * 255**2 / (4 * TYPICAL_LAMBDA)
     return loss / (pictures.shape[2] * pictures.shape[3])
 
@@ -285,7 +311,7 @@ def _stepped(
     """The state after one step."""
     step = state.step
     generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 1024 + number)
-    names = _trainable(state.weights)
+    names, paces = _trainable(state.weights), dict[str, float]()
     weights = {k: v.detach().requires_grad_(k in names) for k, v in state.weights.items()}
     pool = state.pool
 
@@ -313,25 +339,27 @@ def _stepped(
             pool[f"{key}/conditioning"] = q
         fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels) - COARSE)]
         loss = rate.coarse_rate(weights, fields, pool[f"{key}/conditioning"], COARSE).sum() / fields[0][0, 0].numel()
-        learning = options.filter_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
+        learning = options.coarse_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
         names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
         gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     elif step >= options.guess_steps + options.fit_steps:
-        done = step - options.guess_steps - options.fit_steps
-        batch = done % options.filter_batches
+        length = -(-options.decoder_steps // options.decoder_rounds)
+        done = (step - options.guess_steps - options.fit_steps) % length
+        batch = done % options.decoder_batches
         pictures, qualities = drawn(step - done + batch)
         finer = pictures if batch % 4 == 3 else None
         if finer is not None:
             pictures = functional.avg_pool2d(finer, 2)
-        if done < options.filter_batches:
+        if done < options.decoder_batches:
             pool = pool if done else {}
             fields = _fitted(weights, pictures, qualities, options, generator)
-            pool = dict(pool) | {f"filter {batch}/fields/{i}": z for i, z in enumerate(fields)}
-        fields = [pool[f"filter {batch}/fields/{i}"] for i in range(len(options.channels))]
-        loss = filter_loss(weights, fields, pictures, qualities, options, finer)
-        learning = options.filter_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.filter_steps)
-        names = [name for name in names if name.startswith(("filter.", "detail."))]
+            pool = dict(pool) | {f"decoder {batch}/fields/{i}": z for i, z in enumerate(fields)}
+        fields = [pool[f"decoder {batch}/fields/{i}"] for i in range(len(options.channels))]
+        loss = weighted_error_and_bits(weights, fields, pictures, qualities, options, finer)
+        learning = options.decoder_rate * min(1.0, (done + 1) / 50) * _cosine(done / length)
+        names = [name for name in names if not name.startswith("analysis.")]
+        paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in names}
         gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
     else:
         visit = step - options.guess_steps
@@ -388,7 +416,7 @@ def _stepped(
     means = {name: g * min(1.0, CLIP / (norm + 1e-9)) for name, g in means.items()}
     if "field.kernel" in means:
         means["field.kernel"][0, 0] = 0  # level 0 interpolates: at pixel centres it is the values themselves
-    weights, first, second = _adam(state, means, learning)
+    weights, first, second = _adam(state, means, learning, paces)
     return replace(state, weights=weights, first=first, second=second)
 
 
@@ -413,27 +441,6 @@ def _fitted(
                 leaves[i].detach(), gradient, momenta[i], squares[i], size, step + 1
             )
     return [z.round() for z in fields]
-
-
-def filter_loss(
-    weights: Weights,
-    fields: list[Tensor],
-    pictures: Tensor,
-    qualities: Tensor,
-    options: FieldOptions,
-    finer: Tensor | None = None,
-) -> Tensor:
-    """The part of the objective that the filters have a say in, weighted as there, at fields as they are."""
-    alone = {k: v if k.startswith(("filter.", "detail.")) else v.detach() for k, v in weights.items()}
-    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
-    lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
-    error = (synthesize(alone, fields, q, options.omegas) - pictures).square().sum((1, 2, 3))
-    loss = (error / (lam * TYPICAL_LAMBDA) ** 0.5).sum()
-    if finer is not None:
-        detail = {k: v if k.startswith("detail.") else v.detach() for k, v in weights.items()}
-        between = synthesize_finer(detail, fields, q, options.omegas) - finer
-        loss = loss + between.square().sum() / (4 * TYPICAL_LAMBDA)
-    return loss * 255**2 / (pictures.shape[2] * pictures.shape[3])
 
 
 def fast_objective(
@@ -475,15 +482,17 @@ def _cosine(part: float) -> float:
     return max(0.02, 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def _adam(state: _State, gradients: Weights, learning: float) -> tuple[Weights, Weights, Weights]:
-    """Weights and moments after a step of Adam with betas 0.9 and 0.99."""
+def _adam(
+    state: _State, gradients: Weights, learning: float, paces: Mapping[str, float]
+) -> tuple[Weights, Weights, Weights]:
+    """Weights and moments after a step of Adam with betas 0.9 and 0.99, of rates `learning` times their paces (1)."""
     weights, first, second = dict(state.weights), dict(state.first), dict(state.second)
     count = state.step
     with torch.no_grad():
         for name, g in gradients.items():
             first[name] = 0.9 * first[name] + 0.1 * g
             second[name] = 0.99 * second[name] + 0.01 * g.square()
-            scale = learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
+            scale = paces.get(name, 1.0) * learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
             weights[name] = weights[name].detach() - scale * first[name] / (second[name].sqrt() + 1e-8)
     return weights, first, second
 

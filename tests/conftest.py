@@ -31,7 +31,7 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     weights["fit.step"] = torch.tensor([[0.1, 0.02]] * len(CHANNELS))
     weights["fit.temperature"] = torch.tensor([0.25, 0.12])
     weights |= init_filters(CHANNELS, 5, generator)
-    for name, out in (("filter", 3), ("detail", 9)):
+    for name, out in (("filter", 3), ("detail", 12)):
         weights[f"{name}.out"] = torch.randn(out, 5, 3, 3, generator=generator) * 0.1
         weights[f"{name}.in_bias"] = torch.randn(5, 3, generator=generator) * 0.1
     return weights | init_rate(CHANNELS, 8, 5, 4, generator) | init_analysis(CHANNELS, 6, generator)

@@ -19,7 +19,7 @@ from inrcodec.train_fields import (
 
 OPTIONS = FieldOptions(
     channels=(1, 2, 1, 2, 1), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
-    guess_steps=6, fit_steps=14, filter_steps=5, filter_batches=2, coarse_steps=5, coarse_batches=2,
+    guess_steps=6, fit_steps=14, decoder_steps=5, decoder_batches=2, coarse_steps=5, coarse_batches=2,
     fit_length=4, slots=4, threads=1, log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ class Noise:
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     options = replace(
-        OPTIONS, guess_steps=60, fit_steps=0, filter_steps=0, coarse_steps=0, log_every=20, guess_rate=1e-2
+        OPTIONS, guess_steps=60, fit_steps=0, decoder_steps=0, coarse_steps=0, log_every=20, guess_rate=1e-2
     )
     train_fields(options, Noise(), tmp_path)
     losses = [float(row.split(",")[2]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
@@ -65,7 +65,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
     first = train_fields(OPTIONS, Noise(), tmp_path / "first")
     assert first is not None
     second = train_fields(
-        replace(OPTIONS, guess_steps=0, fit_steps=1, filter_steps=0, coarse_steps=0, fit_rate=1e-6),
+        replace(OPTIONS, guess_steps=0, fit_steps=1, decoder_steps=0, coarse_steps=0, fit_rate=1e-6),
         Noise(),
         tmp_path / "second",
         start=first,

@@ -94,7 +94,7 @@ def train_fields(
     batch: Annotated[int, typer.Option(help="Pictures per step.")] = 8,
     guess_steps: Annotated[int, typer.Option(help="Steps that train everything through the first guess.")] = 8000,
     fit_steps: Annotated[int, typer.Option(help="Steps that train network and rate model at fitted fields.")] = 6000,
-    filter_steps: Annotated[int, typer.Option(help="Steps that train the filters alone, at the end.")] = 4000,
+    decoder_steps: Annotated[int, typer.Option(help="Steps that train all that decodes at given fits.")] = 4000,
     coarse_steps: Annotated[
         int, typer.Option(help="Steps that train the rate of coarse levels alone, at last; for a large --size.")
     ] = 0,
@@ -120,7 +120,7 @@ def train_fields(
     from inrcodec.train_fields import train_fields as train
 
     options = FieldOptions(
-        batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, filter_steps=filter_steps,
+        batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, decoder_steps=decoder_steps,
         coarse_steps=coarse_steps, fit_length=fit_length,
         slots=slots,
         guess_rate=guess_rate, fit_rate=fit_rate, seed=seed, device=device, threads=threads,
