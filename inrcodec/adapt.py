@@ -38,8 +38,12 @@ def adapt_filter(
     lam: float,
     omegas: Sequence[float],
     generator: torch.Generator,
+    weight: Tensor | None = None,
 ) -> FilterDeltas | None:
-    """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay."""
+    """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay.
+
+    weight (1, 1, H, W) is of each pixel's squared error.
+    """
     with torch.no_grad():
         planes = synthesis.inputs(weights, fields, q)
         values = synthesis.network(weights, planes, q, omegas)
@@ -51,7 +55,8 @@ def adapt_filter(
     def error(changed: synthesis.Weights, top: int, bottom: int) -> Tensor:
         """Squared error of some rows, in units of 1/255."""
         added = synthesis.filtered(changed, "filter", seen[:, :, top : bottom + 2 * FILTER_REACH], q)
-        return (added - missing[:, :, top:bottom]).square().sum() * 255**2
+        squared = (added - missing[:, :, top:bottom]).square()
+        return (squared if weight is None else squared * weight[:, :, top:bottom]).sum() * 255**2
 
     def slopes(changed: synthesis.Weights, top: int, bottom: int) -> list[Tensor]:
         """The gradient of `error` by each part."""

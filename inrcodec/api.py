@@ -44,16 +44,18 @@ def encode(
     seed: int = 0,
     self_contained: bool = False,
     metadata: Mapping[str, bytes] | None = None,
+    known: ArrayLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> bytes:
     """The `.sinr` file of a picture: (height, width) or (height, width, 2..4), uint8 or uint16.
 
     quality is 1..100; instead of it the largest size in bytes, the most bits per pixel or the least PSNR in dB can be
     given as a target, and is met within 2 % or 0.1 dB. Time is linear in `steps`; `prior` is the
-    name of a bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `progress` is
-    told the steps done and all steps.
+    name of a bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `known`,
+    (height, width), is zero or False at pixels that do not count: the file fills them in from those around;
+    `progress` is told the steps done and all steps.
 
-    Raises ImageError for another kind of array, OptionError for an option out of range, PriorError if the
+    Raises ImageError for another kind of array or mask, OptionError for an option out of range, PriorError if the
     prior cannot be used.
 
     >>> data = encode(np.zeros((6, 8), np.uint8), quality=20, steps=1)
@@ -64,7 +66,8 @@ def encode(
     goals = (target_size, target_bpp, target_psnr)
     target = None if goals == (None, None, None) else Target(*goals)
     options = EncodeOptions(quality, steps, os.fspath(prior), _device(device), seed, target)
-    return codec.encode(picture, options, self_contained=self_contained, progress=progress).data
+    mask = None if known is None else np.asarray(known) != 0
+    return codec.encode(picture, options, self_contained=self_contained, known=mask, progress=progress).data
 
 
 def decode(

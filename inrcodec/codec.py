@@ -21,7 +21,7 @@ from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alph
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
-from inrcodec.errors import LimitError, OptionError, PriorError, SinrError, TruncatedFileError
+from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.metrics import psnr
@@ -69,18 +69,22 @@ def encode(
     *,
     prior: Prior | None = None,
     self_contained: bool = False,
+    known: NDArray[np.bool_] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
     """The `.sinr` file of a picture. `progress` is told steps done and steps in all.
 
+    If it is said which pixels are `known`, (height, width), the others do not count, and the file fills them in.
+
     Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there or a
-    target that no quality meets.
+    target that no quality meets, ImageError if `known` has another size or says that nothing is known.
     """
     from inrcodec import fit  # torch
 
     prior = prior or find_prior(options.prior)
     height, width, _ = picture.pixels.shape
-    pixels = picture.pixels if picture.alpha is None else spread_colours(picture.pixels, picture.alpha > 0)
+    seen = _seen(picture, known)
+    pixels = picture.pixels if seen is None else spread_colours(picture.pixels, seen)
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
     device = fit.torch_device(options.device)
@@ -100,13 +104,15 @@ def encode(
 
     @cache
     def deltas() -> list[Floats]:
-        return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress)
+        return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress, seen)
 
     def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
         fields: tuple[NDArray[np.int32], ...] = ()
         if rate_model:
             start = before.fields if before else None
-            fields, changes = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam)
+            fields, changes = fit.fit_fields(
+                prior, pixels, index, steps, device, options.seed, progress, start, lam, seen
+            )
             groups = [pack_deltas(changes), *rate_model.encode(fields, index)]
         else:
             groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
@@ -116,8 +122,22 @@ def encode(
     if options.target is None:
         made = attempt(quality_index(options.quality), options.steps)
     else:
-        made = _meet(options.target, attempt, options.steps if rate_model else 0, picture, prior)
+        made = _meet(options.target, attempt, options.steps if rate_model else 0, picture, seen, prior)
     return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index))
+
+
+def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Which pixels count, (height, width); None if all do or, because all are transparent, none does."""
+    shape = picture.pixels.shape[:2]
+    seen = np.ones(shape, bool) if picture.alpha is None else picture.alpha > 0
+    if known is not None:
+        if known.shape != shape:
+            expected, found = (" x ".join(map(str, reversed(sizes))) for sizes in (shape, known.shape))
+            raise ImageError(f"the mask of known pixels: expected {expected} as the picture has, found {found}")
+        if not known.any():
+            raise ImageError("the mask of known pixels: none is known")
+        seen = seen & known
+    return None if seen.all() or not seen.any() else seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,19 +150,26 @@ class _Attempt:
     groups: tuple[int, ...]
 
 
-def _meet(target: Target, attempt: Callable[..., _Attempt], steps: int, picture: Picture, prior: Prior) -> _Attempt:
+def _meet(
+    target: Target,
+    attempt: Callable[..., _Attempt],
+    steps: int,
+    picture: Picture,
+    seen: NDArray[np.bool_] | None,
+    prior: Prior,
+) -> _Attempt:
     """The attempt that meets a target.
 
     First guesses and short fits say which quality comes near; its fit goes on with another lambda until it is met.
     """
     low, high, slope = window(target, picture.pixels[..., 0].size)
-    seen = np.s_[:] if picture.alpha is None else picture.alpha > 0
+    counted = np.s_[:] if seen is None else seen
     unit = (2**picture.bit_depth - 1) / 255
 
     def value(made: _Attempt) -> float:
         if target.psnr is None:
             return math.log(len(made.data))
-        return psnr(picture.pixels[seen] / unit, decode(made.data, prior=prior).pixels[seen] / unit)
+        return psnr(picture.pixels[counted] / unit, decode(made.data, prior=prior).pixels[counted] / unit)
 
     def near(short: int, start: int) -> _Attempt:
         margin = NEAR * slope if steps else 0.0

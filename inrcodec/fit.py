@@ -2,7 +2,8 @@
 
 Priors with fields minimise, over the fields s in steps,
 
-    J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB
+    J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB,
+                                                           times the weight of each pixel: 0 where nothing is to be seen
 
 The analysis network takes the first step. After two thirds of the others, and once more at the end, the filter is
 adapted to the picture (see `adapt`). Each step follows the gradient through a soft
@@ -25,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inrcodec import synthesis
 from inrcodec.adapt import adapt_filter
 from inrcodec.analysis import analyse
 from inrcodec.deltas import FilterDeltas, apply_deltas
@@ -75,11 +77,12 @@ def fit_fields(
     progress: Progress | None = None,
     start: Sequence[NDArray[np.int32]] | None = None,
     lam: float | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
     """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
 
     The fit goes on from `start`, the fields of an earlier one, if they are given; lambda may be another than the
-    quality's.
+    quality's. Pixels that are not `seen`, (height, width), do not count; the first guess looks at them, though.
     """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
@@ -90,6 +93,11 @@ def fit_fields(
             fields = analyse(model.weights, target, q, model.channels, model.omegas)
     else:
         fields = [torch.from_numpy(z).to(device)[None].float() for z in start]
+    weight, felt = None, None
+    if seen is not None:
+        weight = torch.from_numpy(seen).to(device)[None, None].float()
+        felt = [synthesis.felt(weight, level) for level in range(len(fields))]
+        fields = [z * mask for z, mask in zip(fields, felt, strict=True)]
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0
     deltas: FilterDeltas | None = None
@@ -98,16 +106,16 @@ def fit_fields(
         """The model with the filter that suits the picture best, as far as it is known."""
         nonlocal deltas
         nearest = [z.round() for z in fields]
-        deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator)
+        deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator, weight)
         changed = apply_deltas(prior.tensors, deltas)
         return replace(model, weights=model.weights | {k: torch.from_numpy(v).to(device) for k, v in changed.items()})
 
     with one_thread_per_piece(device):
         if steps:
-            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace)
+            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt)
             model = adapted(fields)
     if steps:
-        fields = optimised_rounding(model.weights, fields, target, q, lam, model.omegas)
+        fields = optimised_rounding(model.weights, fields, target, q, lam, model.omegas, weight)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 
@@ -122,26 +130,33 @@ def refine(
     progress: Progress | None = None,
     adapted: Callable[[list[Tensor]], FieldModel] | None = None,
     pace: float = 1.0,
+    weight: Tensor | None = None,
+    felt: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
 
-    `adapted` gives the model for the last third of them.
+    `adapted` gives the model for the last third of them; `weight` is `objective`'s. Where `felt`, per level
+    (1, 1, h, w), is 0, fields stay zero.
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
+    masks: Sequence[Tensor | None] = felt or [None] * len(fields)
     momenta = [torch.zeros_like(z) for z in fields]
     squares = [z.new_zeros(len(z)) for z in fields]
+    if felt:  # as if the gradient's RMS were that of what moves
+        sizes = sizes * torch.stack([mask.mean().sqrt() for mask in felt])[:, None]
     for step in range(steps):
         if adapted and step == steps * 2 // 3:
             model = adapted(fields)
         part = step / max(1, steps - 1)
         temperature = hot + (cold - hot) * part
         noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
-        now = sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part
-        pairs = list(in_parallel(partial(_rounded, z, temperature, n) for z, n in zip(fields, noises, strict=True)))
-        gradients = objective(model, [value for _, value in pairs], target, q, lam)[1]
+        now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
+        levels = zip(fields, noises, masks, strict=True)
+        pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
+        gradients = objective(model, [value for _, value in pairs], target, q, lam, weight)[1]
         found = in_parallel(
-            partial(_moved, pairs[i], gradient, momenta[i], squares[i], pace * now[i], step + 1)
+            partial(_moved, pairs[i], gradient, momenta[i], squares[i], now[i], step + 1)
             for i, gradient in enumerate(gradients)
         )
         fields, momenta, squares = (list(parts) for parts in zip(*found, strict=True))
@@ -150,11 +165,12 @@ def refine(
     return fields
 
 
-def _rounded(values: Tensor, temperature: float, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf with the values of a level, and what `noisy_round` makes of it."""
+def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A leaf with the values of a level, and what `noisy_round` makes of it, times the mask."""
     with torch.enable_grad():
         leaf = values.detach().requires_grad_()
-        return leaf, noisy_round(leaf, temperature, noise)
+        rounded = noisy_round(leaf, temperature, noise)
+        return leaf, rounded if mask is None else rounded * mask
 
 
 def _moved(
@@ -187,11 +203,16 @@ def fit_network(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """Deltas of a picture (height, width, 3), per layer: surviving weights in row-major order, then biases."""
+    """Deltas of a picture (height, width, 3), per layer: surviving weights in row-major order, then biases.
+
+    Pixels that are not `seen`, (height, width), do not count; there has to be one that is.
+    """
     height, width, _ = pixels.shape
-    coordinates = torch.from_numpy(pixel_grid(height, width)).to(device)  # (N, 2)
-    colours = torch.from_numpy(pixels.reshape(-1, 3)).to(device)  # (N, 3) uint8
+    counted = slice(None) if seen is None else seen.ravel()
+    coordinates = torch.from_numpy(pixel_grid(height, width)[counted]).to(device)  # (N, 2)
+    colours = torch.from_numpy(pixels.reshape(-1, 3)[counted]).to(device)  # (N, 3) uint8
     names = [f"siren.{layer}.{part}" for layer in range(prior.layers) for part in ("weight", "bias")]
     start = {name: torch.from_numpy(prior.tensors[name].copy()).to(device) for name in names}
     masks = [torch.from_numpy(prior.mask(layer)).to(device) for layer in range(prior.layers)]

@@ -41,6 +41,7 @@ __all__ = [
     "flatten",
     "format_picture",
     "parse_picture",
+    "read_mask",
     "read_picture",
     "write_atomically",
     "write_picture",
@@ -158,6 +159,13 @@ def read_picture(path: Path, *, convert: bool = False) -> Picture:
         raise ImageError(f"{path}: cannot read the picture: {error.strerror or error}") from None
     with file:
         return _read_file(file, str(path), convert)
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Where the picture in a file is neither black nor transparent, (height, width). Raises as `read_picture` does."""
+    picture = read_picture(path)
+    lit: NDArray[np.bool_] = picture.pixels.max(axis=2) > 0
+    return lit if picture.alpha is None else lit & (picture.alpha > 0)
 
 
 def parse_picture(data: bytes, source: str, *, convert: bool = False) -> Picture:

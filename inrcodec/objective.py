@@ -93,9 +93,17 @@ def one_thread_per_piece(device: torch.device) -> Iterator[None]:
 
 
 def objective(
-    model: FieldModel, fields: Sequence[Tensor], target: Tensor, q: Tensor, lam: float
+    model: FieldModel,
+    fields: Sequence[Tensor],
+    target: Tensor,
+    q: Tensor,
+    lam: float,
+    weight: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all."""
+    """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all.
+
+    weight (1, 1, H, W), of them all, is of each pixel's squared error.
+    """
     leaves = [z.detach().requires_grad_() for z in fields]
     with torch.enable_grad():
         trunks = [trunk for trunk in rate.trunks(model.weights, leaves) if trunk is not None]  # levels 0, 1, ...
@@ -109,7 +117,8 @@ def objective(
         for top in range(0, height, side):
             for left in range(0, width, side):
                 rows, columns = slice(top, min(top + side, height)), slice(left, min(left + side, width))
-                pieces.append(partial(_tile, network, own, picture, rows, columns, lam))
+                part = None if weight is None else weight[0, :, rows, columns]
+                pieces.append(partial(_tile, network, own, picture, rows, columns, lam, part))
         for level, values in enumerate(own):
             above = (trunks[level][at].detach(), by_trunks[level][at]) if level < len(trunks) else None
             pieces += [
@@ -175,9 +184,15 @@ def _interpolation(
 
 
 def _tile(
-    network: _Network, fields: Sequence[Tensor], target: Tensor, rows: slice, columns: slice, lam: float
+    network: _Network,
+    fields: Sequence[Tensor],
+    target: Tensor,
+    rows: slice,
+    columns: slice,
+    lam: float,
+    weight: Tensor | None,
 ) -> tuple[Tensor, list[Part]]:
-    """Error of a tile of a picture (3, H, W) over lambda, and its gradients by the fields (C, h, w)."""
+    """Weighted error of a tile of a picture (3, H, W) over lambda, and its gradients by the fields (C, h, w)."""
     height, width = target.shape[1:]
     seen_rows = slice(max(0, rows.start - FILTER_REACH), min(height, rows.stop + FILTER_REACH))
     seen_columns = slice(max(0, columns.start - FILTER_REACH), min(width, columns.stop + FILTER_REACH))
@@ -223,7 +238,8 @@ def _tile(
     missing += values.view(3, *shape)[inside]
     missing -= target[:, rows, columns]
 
-    upstream = missing * (2 * SQUARED_UNIT / lam)
+    weighted = missing if weight is None else missing * weight
+    upstream = weighted * (2 * SQUARED_UNIT / lam)
     wide = functional.pad(upstream[None], (2, 2, 2, 2)).contiguous(memory_format=PACKED)
     by_hidden = torch.ops.aten.threshold_backward(functional.conv2d(wide, network.back[0]), hidden, 0)
     by_padded = functional.conv2d(functional.pad(by_hidden, (2, 2, 2, 2)), network.back[1])
@@ -240,7 +256,7 @@ def _tile(
     parts: list[Part] = [(0, seen_rows, seen_columns, network.steps[0] * by_planes[0])]
     for level, (over_rows, down, over_columns, across) in enumerate(places, start=1):
         parts.append((level, over_rows, over_columns, network.steps[level] * (down.T @ by_planes[level] @ across)))
-    return missing.square().sum() * (SQUARED_UNIT / lam), parts
+    return (missing * weighted).sum() * (SQUARED_UNIT / lam), parts
 
 
 def _stripe(

@@ -33,9 +33,18 @@ BELOW = 16  # rows below them that it goes on
 
 @torch.no_grad()
 def optimised_rounding(
-    weights: rate.Weights, fields: Sequence[Tensor], target: Tensor, q: Tensor, lam: float, omegas: Sequence[float]
+    weights: rate.Weights,
+    fields: Sequence[Tensor],
+    target: Tensor,
+    q: Tensor,
+    lam: float,
+    omegas: Sequence[float],
+    weight: Tensor | None = None,
 ) -> list[Tensor]:
-    """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W) of quality q (B, 1)."""
+    """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W) of quality q (B, 1).
+
+    weight (B, 1, H, W) is of each pixel's squared error.
+    """
     rounded = [values.round() for values in fields]
     height, width = target.shape[2:]
     rows = max(STEP, BAND // width // STEP * STEP)
@@ -47,7 +56,8 @@ def optimised_rounding(
             part = [z[:, :, start >> i : -(-stop >> i)] for i, z in enumerate(rounded)]
             wanted = fields[level][:, :, start >> level : -(-stop >> level)]
             core = slice((top - start) >> level, -(-(min(top + rows, height) - start) >> level))
-            found = _improved(weights, part, wanted, core, target[:, :, start:stop], q, lam, omegas, level)
+            seen = None if weight is None else weight[:, :, start:stop]
+            found = _improved(weights, part, wanted, core, target[:, :, start:stop], q, lam, omegas, level, seen)
             rounded[level][:, :, top >> level : (top >> level) + found.shape[2]] = found
     return rounded
 
@@ -62,6 +72,7 @@ def _improved(
     lam: float,
     omegas: Sequence[float],
     level: int,
+    weight: Tensor | None,
 ) -> Tensor:
     """The core rows of a level's whole numbers, some of them moved to the other side of what was wanted."""
     values = fields[level].clone()
@@ -74,6 +85,8 @@ def _improved(
         """J at each cell of the level, (B, 1, h, w)."""
         whole = [trial if i == level else z for i, z in enumerate(fields)]
         error = (synthesis.synthesize(weights, whole, q, omegas) - target).square().sum(1, keepdim=True)
+        if weight is not None:
+            error *= weight
         found = _gathered(error * (255**2 / lam), level)
         for i, (mean, log_scale) in enumerate(rate.distributions(weights, whole, q, level + 1)):
             z = whole[i]

@@ -34,3 +34,12 @@ def test_a_picture_that_is_met_already_has_no_deltas() -> None:
     weights, z = field_weights(), fields(20, 31)
     target = synthesize(weights, z, Q, OMEGAS)
     assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0)) is None
+
+
+def test_pixels_without_weight_do_not_count() -> None:
+    weights, z = field_weights(), fields(20, 31)
+    target = synthesize(weights, z, Q, OMEGAS)
+    target[:, :, 5:15, 8:20] = 5.0
+    weight = (target[:, :1] != 5.0).float()
+    assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0), weight) is None
+    assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0))

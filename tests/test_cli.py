@@ -85,6 +85,20 @@ def test_json_reports_the_file_on_disk(folder: Path) -> None:
     assert code == 0 and json.loads(out)["output"] == "photo.decoded.png"
 
 
+def test_a_mask_says_what_is_known(folder: Path, picture: NDArray[np.uint8]) -> None:
+    known = np.arange(22 * 37).reshape(22, 37) % 4 > 0
+    Image.fromarray(known).save(folder / "mask.png")
+    write_png(folder / "photo.png", np.where(known[..., None], picture, 7).astype(np.uint8))
+    encoded(folder, "--known", "mask.png", "-o", "a.sinr")
+    write_png(folder / "photo.png", picture)
+    encoded(folder, "--known", "mask.png", "-o", "b.sinr")
+    assert (folder / "a.sinr").read_bytes() == (folder / "b.sinr").read_bytes()
+    Image.fromarray(known[:9]).save(folder / "mask.png")
+    words = ("encode", "photo.png", "--known", "mask.png", "--prior", "fields.safetensors", "--json")
+    code, out, _ = run(folder, *words)
+    assert code == 3 and "photo.png: the mask of known pixels: expected 37 x 22" in json.loads(out)["error"]["message"]
+
+
 def test_nothing_is_overwritten_without_force(folder: Path) -> None:
     encoded(folder)
     before = (folder / "photo.sinr").read_bytes()

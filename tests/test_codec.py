@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from inrcodec.bitstream import pack, unpack
 from inrcodec.codec import convert, decode, dequantize, encode, quantize, read_parameters
-from inrcodec.errors import OptionError, PriorError, SinrError, TruncatedFileError
+from inrcodec.errors import ImageError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.metrics import psnr
 from inrcodec.options import DecodeOptions, EncodeOptions
@@ -173,6 +173,30 @@ def test_what_is_fully_transparent_costs_next_to_nothing(picture: NDArray[np.uin
     opaque, clear = (encode(Picture(noise, alpha=a), EncodeOptions(steps=2)) for a in (None, alpha))
     half = encode(Picture(noise[:, :32]), EncodeOptions(steps=2))
     assert sum(clear.groups) - sum(half.groups) < sum(opaque.groups) / 8
+
+
+def test_what_is_not_known_does_not_count_and_is_filled_in(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    known = np.random.default_rng(0).random((22, 37)) < 0.6
+    other = np.where(known[..., None], picture, 255 - picture)
+    a, b = (
+        encode(Picture(pixels), EncodeOptions(steps=3), prior=prior, known=known).data for pixels in (picture, other)
+    )
+    assert a == b
+
+
+def test_the_bundled_prior_fills_in_better_than_neighbours_do(picture: NDArray[np.uint8]) -> None:
+    smooth = np.repeat(picture[..., :1], 3, axis=2)
+    known = np.random.default_rng(0).random((22, 37)) < 0.5
+    found = decode(encode(Picture(smooth), EncodeOptions(80, steps=20), known=known).data).pixels
+    neighbour = np.roll(smooth, 1, axis=1)
+    assert psnr(found[~known], smooth[~known]) > psnr(neighbour[~known], smooth[~known]) + 3
+
+
+def test_a_mask_has_the_size_of_the_picture_and_something_known(prior: Prior, picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(ImageError, match="expected 37 x 22 as the picture has, found 22 x 37"):
+        encode(Picture(picture), EncodeOptions(steps=1), prior=prior, known=np.ones((37, 22), bool))
+    with pytest.raises(ImageError, match="none is known"):
+        encode(Picture(picture), EncodeOptions(steps=1), prior=prior, known=np.zeros((22, 37), bool))
 
 
 def test_a_preview_of_a_file_that_is_cut_short_is_opaque(field_prior: Prior, picture: NDArray[np.uint8]) -> None:

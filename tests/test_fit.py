@@ -16,6 +16,7 @@ from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device
 from inrcodec.prior import Prior
+from inrcodec.synthesis import felt
 
 CPU = torch.device("cpu")
 
@@ -58,6 +59,24 @@ def test_a_network_fit_leaves_pruned_weights_alone_and_lowers_the_error(
     few, many = (fit_network(network_prior, picture, steps, CPU) for steps in (1, 60))
     assert [len(d) for d in many] == [int(network_prior.mask(i).sum()) + len(network_prior.mask(i)) for i in range(3)]
     assert np.abs(many[1]).max() > np.abs(few[1]).max() > 0
+
+
+def test_a_network_fit_sees_only_what_is_seen(network_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen = np.arange(22 * 37).reshape(22, 37) % 3 > 0
+    other = np.where(seen[..., None], picture, 255 - picture)
+    a, b = (fit_network(network_prior, pixels, 3, CPU, seen=seen) for pixels in (picture, other))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_values_that_nothing_seen_depends_on_stay_zero(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen = np.zeros(picture.shape[:2], bool)
+    seen[2:6, 3:8] = True
+    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen)
+    visible = torch.from_numpy(seen)[None, None]
+    for level, values in enumerate(fields):
+        away = felt(visible, level)[0, 0].numpy() == 0
+        assert not values[:, away].any() and values[:, ~away].any()
+    assert away.any()
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

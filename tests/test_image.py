@@ -23,6 +23,7 @@ from inrcodec.image import (
     flatten,
     format_picture,
     parse_picture,
+    read_mask,
     read_picture,
     write_atomically,
     write_picture,
@@ -572,6 +573,14 @@ def test_nothing_is_left_behind_by_a_failure(
     with pytest.raises((OutputError, KeyboardInterrupt)):
         write_atomically(tmp_path / "a.sinr", b"new", overwrite=True)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.sinr", b"old")]
+
+
+def test_a_mask_is_where_a_picture_is_neither_black_nor_transparent(tmp_path: Path) -> None:
+    bits = np.arange(48).reshape(6, 8) % 5 > 1
+    for mode in ("1", "L", "RGB"):
+        path = saved(tmp_path / f"{mode}.png", Image.fromarray(bits).convert(mode))
+        assert np.array_equal(read_mask(path), bits)
+    assert read_mask(saved(tmp_path / "a.png", half_transparent())).sum() == 47
 
 
 def test_an_output_is_checked_before_the_work(tmp_path: Path) -> None:

@@ -33,6 +33,23 @@ def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, wid
         assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
 
 
+def test_pixels_count_by_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.TILE, "cpu", 32)
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    weight = torch.rand(1, 1, 70, 45)
+    weight[:, :, 20:60, :30] = 0
+    found, by_hand = objective(model, fields, target, q, 300.0, weight)
+    plain = [z.clone().requires_grad_() for z in fields]
+    error = ((synthesize(model.weights, plain, q, OMEGAS) - target).square() * weight).sum() * 255**2
+    slow = error / 300.0 + rate(model.weights, plain, q).sum()
+    slow.backward()  # type: ignore[no-untyped-call]
+    assert float(found) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for gradient, z in zip(by_hand, plain, strict=True):
+        assert z.grad is not None
+        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+
+
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FieldModel(field_weights(), OMEGAS, CHANNELS)
     fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)

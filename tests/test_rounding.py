@@ -50,3 +50,11 @@ def test_bands_hardly_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = objective(optimised_rounding(*arguments), target, q)
     monkeypatch.setattr(rounding, "BAND", 1)
     assert objective(optimised_rounding(*arguments), target, q) == pytest.approx(whole, rel=2e-3)
+
+
+def test_where_there_is_no_weight_only_bits_count() -> None:
+    fields, q = random_fields(37, 46), torch.full((1, 1), 0.2)
+    target = torch.rand(1, 3, 37, 46)
+    found = optimised_rounding(field_weights(), fields, target, q, LAMBDA, OMEGAS, torch.zeros_like(target[:, :1]))
+    cheap = optimised_rounding(field_weights(), fields, torch.zeros_like(target), q, 1e30, OMEGAS)
+    assert all(torch.equal(a, b) for a, b in zip(found, cheap, strict=True))

@@ -21,6 +21,7 @@ from inrcodec.cli.app import (
     Reporter,
     VerboseOption,
     app,
+    naming,
     read_input,
     write_output,
 )
@@ -66,6 +67,10 @@ def encode(
     ] = None,
     target_bpp: Annotated[float | None, typer.Option(help="Most bits per pixel instead of a quality.")] = None,
     target_psnr: Annotated[float | None, typer.Option(help="Least PSNR in dB instead of a quality.")] = None,
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Mask: a picture of the same size, black or transparent where pixels are to be filled in."),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Fitting steps; time is linear in them.")] = 100,
     prior: PriorOption = None,
     device: DeviceOption = Device.AUTO,
@@ -84,7 +89,7 @@ def encode(
     """Fit pictures and write them as .sinr files beside them."""
     from dataclasses import replace
 
-    from inrcodec.image import SUFFIXES, parse_picture, read_picture
+    from inrcodec.image import SUFFIXES, parse_picture, read_mask, read_picture
     from inrcodec.options import EncodeOptions, Target
     from inrcodec.prior import DEFAULT_PRIOR, find_prior
 
@@ -98,6 +103,7 @@ def encode(
     found, single = find_jobs(images, SUFFIXES, recursive, output, ".sinr")
     batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(options.prior)
+    mask = read_mask(known) if known else None
     from inrcodec import codec
 
     def work(job: Job, progress: Progress) -> Result:
@@ -109,7 +115,10 @@ def encode(
         if strip:
             picture = replace(picture, metadata={})
         began = time.perf_counter()
-        result = codec.encode(picture, options, prior=loaded, self_contained=self_contained, progress=progress)
+        with naming(job.source):
+            result = codec.encode(
+                picture, options, prior=loaded, self_contained=self_contained, known=mask, progress=progress
+            )
         seconds = time.perf_counter() - began
         write_output(job.target, result.data, overwrite=force)
         facts = {
