@@ -127,7 +127,7 @@ def encode(
 
 
 def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """Which pixels count, (height, width); None if all do or, because all are transparent, none does."""
+    """Which pixels count, (height, width); None if all do."""
     shape = picture.pixels.shape[:2]
     seen = np.ones(shape, bool) if picture.alpha is None else picture.alpha > 0
     if known is not None:
@@ -137,7 +137,7 @@ def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_
         if not known.any():
             raise ImageError("the mask of known pixels: none is known")
         seen = seen & known
-    return None if seen.all() or not seen.any() else seen
+    return None if seen.all() else seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,10 @@ def _meet(
     """The attempt that meets a target.
 
     First guesses and short fits say which quality comes near; its fit goes on with another lambda until it is met.
+    Where nothing is seen, any PSNR is met.
     """
+    if target.psnr is not None and seen is not None and not seen.any():
+        return attempt(0, steps)
     low, high, slope = window(target, picture.pixels[..., 0].size)
     counted = np.s_[:] if seen is None else seen
     unit = (2**picture.bit_depth - 1) / 255

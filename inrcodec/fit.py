@@ -44,6 +44,9 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 PIXELS = 1 << 16  # per step, of a fit of the network
 WARM = 0.5  # pace of a fit that goes on from another: with full steps it would first lose what that has reached
+QUIET = (
+    3  # finest levels that are zero where nobody sees them; that coarser ones go on smoothly costs less than an edge
+)
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
 
@@ -93,11 +96,13 @@ def fit_fields(
             fields = analyse(model.weights, target, q, model.channels, model.omegas)
     else:
         fields = [torch.from_numpy(z).to(device)[None].float() for z in start]
-    weight, felt = None, None
+    weight = None
+    felt: list[Tensor | None] = [None] * len(fields)
     if seen is not None:
         weight = torch.from_numpy(seen).to(device)[None, None].float()
-        felt = [synthesis.felt(weight, level) for level in range(len(fields))]
-        fields = [z * mask for z, mask in zip(fields, felt, strict=True)]
+        for level in range(min(QUIET, len(fields))):
+            mask = felt[level] = synthesis.felt(weight, level)
+            fields[level] = fields[level] * mask
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0
     deltas: FilterDeltas | None = None
@@ -131,20 +136,20 @@ def refine(
     adapted: Callable[[list[Tensor]], FieldModel] | None = None,
     pace: float = 1.0,
     weight: Tensor | None = None,
-    felt: Sequence[Tensor] | None = None,
+    felt: Sequence[Tensor | None] | None = None,
 ) -> list[Tensor]:
     """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
 
     `adapted` gives the model for the last third of them; `weight` is `objective`'s. Where `felt`, per level
-    (1, 1, h, w), is 0, fields stay zero.
+    (1, 1, h, w) or None, is 0, fields stay zero.
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
-    masks: Sequence[Tensor | None] = felt or [None] * len(fields)
     momenta = [torch.zeros_like(z) for z in fields]
     squares = [z.new_zeros(len(z)) for z in fields]
-    if felt:  # as if the gradient's RMS were that of what moves
-        sizes = sizes * torch.stack([mask.mean().sqrt() for mask in felt])[:, None]
+    felt = felt or [None] * len(fields)
+    moving = [sizes.new_ones(()) if mask is None else mask.mean() for mask in felt]
+    sizes = sizes * torch.stack(moving).sqrt()[:, None]  # as if the gradient's RMS were that of what moves
     for step in range(steps):
         if adapted and step == steps * 2 // 3:
             model = adapted(fields)
@@ -152,7 +157,7 @@ def refine(
         temperature = hot + (cold - hot) * part
         noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
         now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
-        levels = zip(fields, noises, masks, strict=True)
+        levels = zip(fields, noises, felt, strict=True)
         pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
         gradients = objective(model, [value for _, value in pairs], target, q, lam, weight)[1]
         found = in_parallel(
@@ -207,8 +212,10 @@ def fit_network(
 ) -> list[NDArray[np.float32]]:
     """Deltas of a picture (height, width, 3), per layer: surviving weights in row-major order, then biases.
 
-    Pixels that are not `seen`, (height, width), do not count; there has to be one that is.
+    Pixels that are not `seen`, (height, width), do not count.
     """
+    if seen is not None and not seen.any():
+        steps = 0
     height, width, _ = pixels.shape
     counted = slice(None) if seen is None else seen.ravel()
     coordinates = torch.from_numpy(pixel_grid(height, width)[counted]).to(device)  # (N, 2)

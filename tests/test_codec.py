@@ -9,7 +9,7 @@ from inrcodec.codec import convert, decode, dequantize, encode, quantize, read_p
 from inrcodec.errors import ImageError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.metrics import psnr
-from inrcodec.options import DecodeOptions, EncodeOptions
+from inrcodec.options import DecodeOptions, EncodeOptions, Target
 from inrcodec.prior import Prior
 
 
@@ -173,6 +173,16 @@ def test_what_is_fully_transparent_costs_next_to_nothing(picture: NDArray[np.uin
     opaque, clear = (encode(Picture(noise, alpha=a), EncodeOptions(steps=2)) for a in (None, alpha))
     half = encode(Picture(noise[:, :32]), EncodeOptions(steps=2))
     assert sum(clear.groups) - sum(half.groups) < sum(opaque.groups) / 8
+
+
+def test_colours_of_a_picture_that_is_all_transparent_do_not_matter(
+    prior: Prior, field_prior: Prior, picture: NDArray[np.uint8]
+) -> None:
+    clear = np.zeros((22, 37), np.uint8)
+    options = EncodeOptions(steps=2, target=Target(psnr=60))
+    for each in (prior, field_prior):
+        a, b = (encode(Picture(p, alpha=clear), options, prior=each).data for p in (picture, 255 - picture))
+        assert a == b
 
 
 def test_what_is_not_known_does_not_count_and_is_filled_in(prior: Prior, picture: NDArray[np.uint8]) -> None:
