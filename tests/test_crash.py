@@ -85,7 +85,8 @@ def network(folder):
 def fields(folder):
     from inrcodec.train_fields import FieldOptions, train_fields
     options = FieldOptions(channels=(1, 3), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, batch=1,
-                           guess_steps=60, fit_steps=120, fit_length=4, slots=2, device=Device.CPU, threads=1,
+                           guess_steps=60, fit_steps=120, fit_length=4, slots=2,
+                           decoder_steps=20, decoder_batches=2, device=Device.CPU, threads=1,
                            log_every=2, checkpoint_every=1)
     return train_fields(options, Noise(), folder)
 
