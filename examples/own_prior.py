@@ -1,6 +1,6 @@
 """Train a prior for your own pictures, from the bundled one, and put it into a file that then opens anywhere.
 
-python examples/own_prior.py photos/ mine.safetensors --guess-steps 2000 --fit-steps 1000
+python examples/own_prior.py photos/ mine.safetensors --steps 2000
 """
 
 import argparse
@@ -16,12 +16,11 @@ parser = argparse.ArgumentParser()
 parser.add_argument("pictures", type=Path)
 parser.add_argument("prior", type=Path)
 parser.add_argument("--size", type=int, default=128, help="side of the crops")
-parser.add_argument("--guess-steps", type=int, default=2000)
-parser.add_argument("--fit-steps", type=int, default=1000)
+parser.add_argument("--steps", type=int, default=2000)
 arguments = parser.parse_args()
 
 crops = open_dataset(arguments.pictures, arguments.size, arguments.size, crop=Crop.RANDOM)
-options = FieldOptions(guess_steps=arguments.guess_steps, fit_steps=arguments.fit_steps)
+options = FieldOptions(guess_steps=0, fit_steps=0, decoder_steps=arguments.steps)  # all that decodes, at its own fits
 run = arguments.prior.with_suffix(".run")  # checkpoint and log: start again to go on
 prior = train_fields(options, crops, run, name=arguments.prior.stem, start=find_prior("photo"))
 assert prior is not None

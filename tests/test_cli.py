@@ -207,6 +207,8 @@ def test_train_fields_trains_a_prior_that_encodes(folder: Path) -> None:
         "2",
         "--slots",
         "1",
+        "--decoder-steps",
+        "2",
     ]
     code, out, errors = run(folder, "train-fields", ".", "-o", "mine.safetensors", "--threads", "1", "--json", *words)
     assert code == 0, errors

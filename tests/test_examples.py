@@ -14,7 +14,7 @@ ARGUMENTS = {
     "zoom": ["a.sinr", "frames", "--at", "20,10", "--frames", "3"],
     "recompress": ["photos", "small", "--share", "0.2", "--steps", "0"],
     "header": ["a.sinr", "photos/a.png"],
-    "own_prior": ["photos", "mine.safetensors", "--size", "24", "--guess-steps", "1", "--fit-steps", "0"],
+    "own_prior": ["photos", "mine.safetensors", "--size", "24", "--steps", "1"],
     "use_pillow": ["photos/a.png"],
 }
 MADE = {
