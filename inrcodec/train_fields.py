@@ -243,7 +243,7 @@ def train_fields(
     rows = rows[:1] + [row for row in rows[1:] if int(row.split(",")[0]) <= state.step]
     spent, began, first_step = state.seconds, time.monotonic(), state.step
     for step in range(state.step, options.steps):
-        state = _stepped(state, options, tasks, number, world, device)
+        state = _settled(_stepped(state, options, tasks, number, world, device))
         state = replace(state, seconds=spent + time.monotonic() - began)
         if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
             count = (step + 1) % options.log_every or options.log_every
@@ -299,6 +299,13 @@ def _begin(options: FieldOptions, start: Prior | None) -> _State:
         raise OptionError(f"prior {start.name} has other fields or layers than the options")
     zeros = [{k: torch.zeros_like(v) for k, v in weights.items()} for _ in range(2)]
     return _State(0, weights, zeros[0], zeros[1], {})
+
+
+def _settled(state: _State) -> _State:
+    """The state in the layout that a checkpoint brings back: convolutions of another give other last bits."""
+    layout = torch.contiguous_format
+    parts = {part: {k: v.clone(memory_format=layout) for k, v in getattr(state, part).items()} for part in PARTS}
+    return replace(state, **parts)  # type: ignore[arg-type]
 
 
 def _trainable(weights: Weights) -> list[str]:
