@@ -44,9 +44,7 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 PIXELS = 1 << 16  # per step, of a fit of the network
 WARM = 0.5  # pace of a fit that goes on from another: with full steps it would first lose what that has reached
-QUIET = (
-    3  # finest levels that are zero where nobody sees them; that coarser ones go on smoothly costs less than an edge
-)
+QUIET = 3  # finest levels that are zero where nobody sees them; coarser ones cost less going on than with an edge
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
 

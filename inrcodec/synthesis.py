@@ -156,10 +156,8 @@ def synthesize_finer(
     detail = _filter(weights, "detail", values + added, planes, conditioning)
     parts = upsample(haloed(torch.cat([added, detail], 1)), 2, weights["field.kernel"][0])
     constant, x, y, both, mean = parts.chunk(5, 1)
-    right = torch.tensor([-1.0, 1.0], device=planes.device).repeat(
-        planes.shape[3]
-    )  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
-    below = torch.tensor([-1.0, 1.0], device=planes.device).repeat(planes.shape[2])[:, None]
+    sine = torch.tensor([-1.0, 1.0], device=planes.device)  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
+    right, below = sine.repeat(planes.shape[3]), sine.repeat(planes.shape[2])[:, None]
     between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
     return between + constant + mean + x * right + (y + both * right) * below
 

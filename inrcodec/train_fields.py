@@ -163,7 +163,7 @@ def guess_loss(
     generator: torch.Generator,
 ) -> Tensor:
     """Loss of the analysis network's fields, summed over pictures (B, 3, H, W); quality indices (B,)."""
-    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    q = _conditioned(qualities, pictures.device)
     fields = analyse(weights, pictures, q, options.channels, options.omegas)
     return weighted_objective(weights, fields, pictures, qualities, temperature, options, generator)
 
@@ -195,7 +195,7 @@ def weighted_error_and_bits(
     finer: Tensor | None = None,
 ) -> Tensor:
     """J of fields as they are, and the error of the x2 decode, weighted and summed as `weighted_objective` says."""
-    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    q = _conditioned(qualities, pictures.device)
     lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
     error = (synthesize(weights, fields, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
     bits = rate.rate(weights, fields, q).sum(1)
@@ -303,9 +303,14 @@ def _begin(options: FieldOptions, start: Prior | None) -> _State:
 
 def _settled(state: _State) -> _State:
     """The state in the layout that a checkpoint brings back: convolutions of another give other last bits."""
-    layout = torch.contiguous_format
-    parts = {part: {k: v.clone(memory_format=layout) for k, v in getattr(state, part).items()} for part in PARTS}
+    parts = {part: {k: _in_order(v) for k, v in getattr(state, part).items()} for part in PARTS}
     return replace(state, **parts)  # type: ignore[arg-type]
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """With the strides of a new tensor, those of sides of 1 included, which `contiguous` leaves alone."""
+    plain = torch.empty(tensor.shape, device="meta").stride()
+    return tensor if tensor.stride() == plain else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _trainable(weights: Weights) -> list[str]:
@@ -333,13 +338,13 @@ def _stepped(
         part = step / options.guess_steps
         loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
         learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
-        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
+        gradients = _by_name(loss, weights, names)
     elif step >= options.steps - options.coarse_steps:
         done = step - (options.steps - options.coarse_steps)
         key = f"coarse {done % options.coarse_batches}"
         if done < options.coarse_batches:
             pictures, qualities = drawn(step)
-            q = torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
+            q = _conditioned(qualities, device)
             with torch.no_grad():
                 fields = analyse(weights, pictures, q, options.channels, options.omegas)[COARSE:]
             pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
@@ -349,15 +354,13 @@ def _stepped(
         learning = options.coarse_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
         names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
-        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
+        gradients = _by_name(loss, weights, names)
     elif step >= options.guess_steps + options.fit_steps:
         length = -(-options.decoder_steps // options.decoder_rounds)
         done = (step - options.guess_steps - options.fit_steps) % length
         batch = done % options.decoder_batches
         pictures, qualities = drawn(step - done + batch)
-        finer = pictures if batch % 4 == 3 else None
-        if finer is not None:
-            pictures = functional.avg_pool2d(finer, 2)
+        pictures, finer = _halved(pictures) if batch % 4 == 3 else (pictures, None)
         if done < options.decoder_batches:
             pool = pool if done else {}
             fields = _fitted(weights, pictures, qualities, options, generator)
@@ -367,23 +370,21 @@ def _stepped(
         learning = options.decoder_rate * min(1.0, (done + 1) / 50) * _cosine(done / length)
         names = [name for name in names if not name.startswith("analysis.")]
         paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in names}
-        gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
+        gradients = _by_name(loss, weights, names)
     else:
         visit = step - options.guess_steps
         slot, turn = visit % options.slots, visit // options.slots
         age = (turn + slot * options.fit_length // options.slots) % options.fit_length
         key, born = f"{slot}", step - options.slots * min(age, turn)
         pictures, qualities = drawn(born)
-        finer = pictures if slot % 4 == 3 else None
-        if finer is not None:
-            pictures = functional.avg_pool2d(finer, 2)
+        pictures, finer = _halved(pictures) if slot % 4 == 3 else (pictures, None)
         learning = options.fit_rate * min(1.0, (visit + 1) / 100) * _cosine(visit / options.fit_steps)
         hot, cold = weights["fit.temperature"].tolist()
         if born == step:  # a new batch: its guess
             loss = guess_loss(weights, pictures, qualities, COLD, options, generator)
             names = [name for name in names if name.startswith("analysis.")]
-            gradients = dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
-            q = torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
+            gradients = _by_name(loss, weights, names)
+            q = _conditioned(qualities, device)
             with torch.no_grad():
                 fields = analyse(weights, pictures, q, options.channels, options.omegas)
             pool = dict(pool) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
@@ -402,18 +403,12 @@ def _stepped(
                 gradients = {}
                 loss, by_fields = fast_objective(weights, fields, pictures, qualities, temperature, options, generator)
             count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
-            pool = dict(pool)
-            for i, gradient in enumerate(by_fields):
-                size = weights["fit.step"][i, 0] + (weights["fit.step"][i, 1] - weights["fit.step"][i, 0]) * part
-                moved = fit.descend(
-                    fields[i].detach(),
-                    gradient,
-                    pool[f"{key}/momenta/{i}"],
-                    pool[f"{key}/squares/{i}"],
-                    size,
-                    count,
-                )
-                pool[f"{key}/fields/{i}"], pool[f"{key}/momenta/{i}"], pool[f"{key}/squares/{i}"] = moved
+            momenta, squares = (
+                [pool[f"{key}/{kind}/{i}"] for i in range(len(fields))] for kind in ("momenta", "squares")
+            )
+            moved = _descended(weights, fields, by_fields, momenta, squares, part, count)
+            for kind, tensors in zip(("fields", "momenta", "squares"), moved, strict=True):
+                pool = dict(pool) | {f"{key}/{kind}/{i}": tensor for i, tensor in enumerate(tensors)}
     summed = sum_over_processes({"loss": loss.detach()[None]} | gradients)
     means = {name: value / options.batch for name, value in summed.items()}
     state = replace(state, step=step + 1, pool=pool, loss=state.loss + float(means.pop("loss")))
@@ -432,7 +427,7 @@ def _fitted(
 ) -> list[Tensor]:
     """Rounded fields after a whole fit of `fit_length` steps."""
     fixed = {k: v.detach() for k, v in weights.items()}
-    q = torch.tensor([[conditioning(int(i))] for i in qualities], device=pictures.device)
+    q = _conditioned(qualities, pictures.device)
     with torch.no_grad():
         fields = analyse(fixed, pictures, q, options.channels, options.omegas)
     momenta, squares = [torch.zeros_like(z) for z in fields], [z.new_zeros(len(z)) for z in fields]
@@ -442,12 +437,24 @@ def _fitted(
         leaves = [z.detach().requires_grad_() for z in fields]
         temperature = hot + (cold - hot) * part
         _, gradients = fast_objective(fixed, leaves, pictures, qualities, temperature, options, generator)
-        for i, gradient in enumerate(gradients):
-            size = fixed["fit.step"][i, 0] + (fixed["fit.step"][i, 1] - fixed["fit.step"][i, 0]) * part
-            fields[i], momenta[i], squares[i] = fit.descend(
-                leaves[i].detach(), gradient, momenta[i], squares[i], size, step + 1
-            )
+        fields, momenta, squares = _descended(fixed, leaves, gradients, momenta, squares, part, step + 1)
     return [z.round() for z in fields]
+
+
+def _descended(
+    weights: Weights,
+    fields: list[Tensor],
+    gradients: list[Tensor],
+    momenta: list[Tensor],
+    squares: list[Tensor],
+    part: float,
+    count: int,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Fields, momenta and mean squares of all levels after step `count`, `part` of the way through a fit."""
+    first, last = weights["fit.step"].unbind(1)  # (levels,)
+    levels = zip(fields, gradients, momenta, squares, first + (last - first) * part, strict=True)
+    moved = [fit.descend(z.detach(), gradient, m, square, size, count) for z, gradient, m, square, size in levels]
+    return [z for z, _, _ in moved], [m for _, m, _ in moved], [square for _, _, square in moved]
 
 
 def fast_objective(
@@ -477,6 +484,21 @@ def fast_objective(
 
 def _noisily(z: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     return fit.noisy_round(z, temperature, torch.rand(z.shape, generator=generator, device=z.device))
+
+
+def _conditioned(qualities: Tensor, device: torch.device) -> Tensor:
+    """q (B, 1) of quality indices (B,)."""
+    return torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
+
+
+def _halved(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, H, W) as means of 2x2 pixels, and as they are."""
+    return functional.avg_pool2d(pictures, 2), pictures
+
+
+def _by_name(loss: Tensor, weights: Weights, names: list[str]) -> Weights:
+    """Gradients of a loss by some of the weights."""
+    return dict(zip(names, _gradients(loss, [weights[name] for name in names]), strict=True))
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:

@@ -16,15 +16,17 @@ def random_fields(height: int, width: int, batch: int = 1) -> list[torch.Tensor]
     return [2 * torch.randn(batch, *s, generator=generator) for s in field_shapes(height, width, CHANNELS)]
 
 
-@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (130, 80, 2)])
-def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, width: int, batch: int) -> None:
+def check_against_the_plain_form(
+    height: int, width: int, batch: int, q: torch.Tensor, weight: torch.Tensor | None = None
+) -> None:
+    """`objective` and its gradients are those of `synthesize` and `rate`."""
     model = FieldModel(field_weights(), OMEGAS, CHANNELS)
     target = torch.rand(batch, 3, height, width) - 0.5
-    q = torch.full((1, 1), 0.4)
-    fast, by_hand = objective(model, random_fields(height, width, batch), target, q, 300.0)
+    fast, by_hand = objective(model, random_fields(height, width, batch), target, q, 300.0, weight)
     plain = [z.clone().requires_grad_() for z in random_fields(height, width, batch)]
     qs = q.expand(batch, 1)
-    error = (synthesize(model.weights, plain, qs, OMEGAS) - target).square().sum() * 255**2
+    squared = (synthesize(model.weights, plain, qs, OMEGAS) - target).square()
+    error = (squared if weight is None else squared * weight).sum() * 255**2
     slow = error / 300.0 + rate(model.weights, plain, qs).sum()
     slow.backward()  # type: ignore[no-untyped-call]
     assert float(fast) == pytest.approx(float(slow.detach()), rel=1e-5)
@@ -33,21 +35,16 @@ def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, wid
         assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
 
 
+@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (130, 80, 2)])
+def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, width: int, batch: int) -> None:
+    check_against_the_plain_form(height, width, batch, torch.full((1, 1), 0.4))
+
+
 def test_pixels_count_by_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.TILE, "cpu", 32)
-    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
-    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
     weight = torch.rand(1, 1, 70, 45)
     weight[:, :, 20:60, :30] = 0
-    found, by_hand = objective(model, fields, target, q, 300.0, weight)
-    plain = [z.clone().requires_grad_() for z in fields]
-    error = ((synthesize(model.weights, plain, q, OMEGAS) - target).square() * weight).sum() * 255**2
-    slow = error / 300.0 + rate(model.weights, plain, q).sum()
-    slow.backward()  # type: ignore[no-untyped-call]
-    assert float(found) == pytest.approx(float(slow.detach()), rel=1e-5)
-    for gradient, z in zip(by_hand, plain, strict=True):
-        assert z.grad is not None
-        assert torch.allclose(gradient, z.grad, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+    check_against_the_plain_form(70, 45, 1, torch.zeros(1, 1), weight)
 
 
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

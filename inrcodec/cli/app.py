@@ -111,6 +111,9 @@ PriorOption = Annotated[
     str | None,
     typer.Option(help="Name of a bundled prior (see `inrcodec priors`) or a file.", autocompletion=_prior_names),
 ]
+MaxPixelsOption = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Refuse a FILE with more: lower it for files of strangers.")
+]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute; auto: cuda, else mps, else cpu.")]
 
 DecodeDeviceOption = Annotated[Device, typer.Option(help="Where to sample; auto and cpu: NumPy, without torch.")]

@@ -14,6 +14,7 @@ from inrcodec.cli.app import (
     DecodeDeviceOption,
     ForceOption,
     JsonOption,
+    MaxPixelsOption,
     PriorOption,
     QuietOption,
     Reporter,
@@ -81,9 +82,7 @@ def decode(
     exact: Annotated[bool, typer.Option("--exact", help="64-bit sums: the same samples on every machine.")] = False,
     prior: PriorOption = None,
     device: DecodeDeviceOption = Device.AUTO,
-    max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, help="Refuse a FILE with more: lower it for files of strangers.")
-    ] = 2**28,
+    max_pixels: MaxPixelsOption = 2**28,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

@@ -11,6 +11,7 @@ from inrcodec.cli.app import (
     STREAM,
     ForceOption,
     JsonOption,
+    MaxPixelsOption,
     PriorOption,
     QuietOption,
     Reporter,
@@ -29,9 +30,7 @@ def view(
         Path | None, typer.Option("-o", "--output", help="Default: FILE with suffix .html; - is stdout.")
     ] = None,
     prior: PriorOption = None,
-    max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, help="Refuse a FILE with more: lower it for files of strangers.")
-    ] = 2**28,
+    max_pixels: MaxPixelsOption = 2**28,
     force: ForceOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
