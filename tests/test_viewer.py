@@ -140,6 +140,25 @@ def test_tiles_leave_no_seams(browser: chromium.Chromium, tmp_path: Path, field_
 
 
 @in_chromium
+def test_tiles_that_are_dropped_or_given_up_half_way_are_made_again(
+    browser: chromium.Chromium, tmp_path: Path, field_prior: Prior
+) -> None:
+    data = codec.encode(Picture(golden.scene(6, 800)), EncodeOptions(steps=1), prior=field_prior).data
+    page = viewer.page(data, "wide", prior=field_prior)
+    assert page.count(b"SLOTS = 64;") == 1
+    browser.call("Page.setBypassCSP", enabled=True)
+    show(browser, tmp_path, page.replace(b"SLOTS = 64;", b"SLOTS = 2;"), 900, 200)
+    browser.call("Page.setBypassCSP", enabled=False)
+    for key in ["1", "+", "+", "ArrowLeft", "ArrowLeft", "ArrowRight", "ArrowRight", "ArrowRight", "0"] * 5:
+        browser.call("Input.dispatchKeyEvent", type="keyDown", key=key)
+        browser.evaluate("new Promise(requestAnimationFrame)")
+    browser.press("0")
+    browser.press("1")
+    expected = codec.decode(data, prior=field_prior).pixels
+    assert np.abs(middle(canvas(browser), 6, 800).astype(int) - expected).max() <= 2
+
+
+@in_chromium
 def test_the_ordinary_kinds_of_zoom(browser: chromium.Chromium, tmp_path: Path) -> None:
     data, prior = golden_file("fields-6x8")
     pixels = codec.decode(data, prior=prior).pixels

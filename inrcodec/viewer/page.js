@@ -356,12 +356,9 @@ function painter(gl, bytes) {
     const key = `${column} ${row}`;
     let slot = slots.get(key);
     if (slot === undefined) {
-      slot = slots.size;
-      if (slots.size === capacity) {
-        const [oldest] = slots.keys();
-        slot = slots.get(oldest);
-        slots.delete(oldest);
-      }
+      if (slots.size === capacity) slots.delete(slots.keys().next().value);
+      const taken = new Set(slots.values());
+      slot = [...Array(capacity).keys()].find((free) => !taken.has(free));
       const corner = [column * TILE, row * TILE];
       const extent = corner.map((start, axis) => Math.min(TILE, size[axis] - start));
       const origin = corner.map((start) => start - EDGE - REACH);
