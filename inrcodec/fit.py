@@ -33,8 +33,9 @@ from inrcodec.deltas import FilterDeltas, apply_deltas
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
-from inrcodec.objective import FieldModel, in_parallel, objective, one_thread_per_piece
+from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
+from inrcodec.parallel import in_parallel, one_thread_per_piece
 from inrcodec.prior import Prior
 from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
@@ -109,16 +110,15 @@ def fit_fields(
         """The model with the filter that suits the picture best, as far as it is known."""
         nonlocal deltas
         nearest = [z.round() for z in fields]
-        deltas = adapt_filter(model.weights, nearest, target, q, lam, model.omegas, generator, weight)
+        draws = torch.Generator().manual_seed(seed)
+        deltas = adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas)
         changed = apply_deltas(prior.tensors, deltas)
         return replace(model, weights=model.weights | {k: torch.from_numpy(v).to(device) for k, v in changed.items()})
 
-    with one_thread_per_piece(device):
-        if steps:
-            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt)
-            model = adapted(fields)
     if steps:
-        fields = optimised_rounding(model.weights, fields, target, q, lam, model.omegas, weight)
+        with one_thread_per_piece(device):
+            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt)
+            fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 

@@ -11,13 +11,9 @@ numbers, which tests compare with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,20 +23,18 @@ from torch.nn import functional
 from inrcodec import rate
 from inrcodec.entropy import CAUSAL, STRIPE
 from inrcodec.lattice import interpolation_matrix
+from inrcodec.parallel import in_parallel
 from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH
 from inrcodec.synthesis import PACKED, gains
 
-__all__ = ["FieldModel", "in_parallel", "objective", "one_thread_per_piece"]
+__all__ = ["FieldModel", "Network", "Tile", "costs", "objective", "tiles"]
 
 TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
-ROWS = {"cpu": 16384, "cuda": 1 << 20}  # samples of a stripe that are looked at at once
+ROWS = {"cpu": 1 << 16, "cuda": 1 << 20}  # samples of a stripe that are looked at at once
 SQUARED_UNIT = 255.0**2
 
-T = TypeVar("T")
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
-
-_pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,34 +58,6 @@ class FieldModel:
         return [(b, c) for b, c in self.weights["field.kernel"].tolist()]
 
 
-def in_parallel(tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """What each task gives, by the threads of `one_thread_per_piece` if there are any. Without gradients."""
-    pool = _pool.get()
-
-    def run(task: Callable[[], T]) -> T:
-        with torch.no_grad():  # which every thread has to say for itself
-            return task()
-
-    return map(run, tasks) if pool is None else pool.map(run, tasks)
-
-
-@contextmanager
-def one_thread_per_piece(device: torch.device) -> Iterator[None]:
-    """Inside, a CPU's threads share out the pieces, instead of each small product among them."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        token = _pool.set(pool)
-        try:
-            yield
-        finally:
-            _pool.reset(token)
-            torch.set_num_threads(threads)
-
-
 def objective(
     model: FieldModel,
     fields: Sequence[Tensor],
@@ -108,21 +74,19 @@ def objective(
     with torch.enable_grad():
         trunks = [trunk for trunk in rate.trunks(model.weights, leaves) if trunk is not None]  # levels 0, 1, ...
     by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
-    network = _Network.of(model, q)
-    side, (height, width) = TILE.get(target.device.type, TILE["cpu"]), target.shape[2:]
+    network = Network.of(model, q)
     pictures: list[int] = []
     pieces: list[Callable[[], tuple[Tensor, list[Part]]]] = []
     for at, picture in enumerate(target):
         own = [z[at].detach() for z in leaves]
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                rows, columns = slice(top, min(top + side, height)), slice(left, min(left + side, width))
-                part = None if weight is None else weight[0, :, rows, columns]
-                pieces.append(partial(_tile, network, own, picture, rows, columns, lam, part))
+        for rows, columns in tiles(target):
+            part = None if weight is None else weight[0, :, rows, columns]
+            pieces.append(partial(_error_and_gradients, network, own, picture, rows, columns, lam, part))
         for level, values in enumerate(own):
             above = (trunks[level][at].detach(), by_trunks[level][at]) if level < len(trunks) else None
             pieces += [
-                partial(_stripe, model, level, q, values, top, above) for top in range(0, len(values[0]), STRIPE)
+                partial(_bits_and_gradients, model, level, q, values, top, above)
+                for top in range(0, len(values[0]), STRIPE)
             ]
         pictures += [at] * (len(pieces) - len(pictures))
     gradients = [torch.zeros_like(z) for z in leaves]
@@ -137,8 +101,61 @@ def objective(
     return total, gradients
 
 
+def costs(
+    model: FieldModel,
+    fields: Sequence[Tensor],
+    target: Tensor,
+    q: Tensor,
+    lam: float,
+    levels: int,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
+    trunks = rate.trunks(model.weights, fields)
+    network = Network.of(model, q)
+    error = target.new_empty(target[:, 0].shape)
+    bits = [z.new_empty(z[:, 0].shape) for z in fields[:levels]]
+
+    def of_tile(at: int, rows: slice, columns: slice) -> None:
+        tile = Tile(network, [z[at] for z in fields], target.shape[2:], rows, columns)
+        squared = (tile.picture() - target[at, :, rows, columns]).square_().sum(0)
+        if weight is not None:
+            squared *= weight[0, 0, rows, columns]
+        error[at, rows, columns] = squared.mul_(SQUARED_UNIT / lam)
+
+    def of_stripe(at: int, level: int, top: int) -> None:
+        trunk = trunks[level]
+        padded, height, width = _padded(fields[level][at], top)
+        for rows, half in _runs(top, height, width, padded.device):
+            cells = _Cells(model, level, q, padded, rows, width, None if trunk is None else trunk[at, :, half])
+            found = rate.laplace_bits(cells.values - cells.mean, cells.log_scale).sum(0)
+            plane = found.view(2, 2, cells.deep, cells.wide).permute(2, 0, 3, 1).reshape(2 * cells.deep, 2 * cells.wide)
+            bits[level][at, top + rows.start : top + rows.stop] = plane[: rows.stop - rows.start, :width]
+
+    pieces = [partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)]
+    pieces += [
+        partial(of_stripe, at, level, top)
+        for at in range(len(target))
+        for level, plane in enumerate(bits)
+        for top in range(0, plane.shape[1], STRIPE)
+    ]
+    for _ in in_parallel(pieces):
+        pass
+    return error, bits
+
+
+def tiles(target: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of the tiles of pictures (B, 3, H, W)."""
+    side, (height, width) = TILE.get(target.device.type, TILE["cpu"]), target.shape[2:]
+    return [
+        (slice(top, min(top + side, height)), slice(left, min(left + side, width)))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
 @dataclass(frozen=True, eq=False)
-class _Network:
+class Network:
     """The SIREN and the filter at one quality, in the forms that a tile wants."""
 
     model: FieldModel
@@ -150,7 +167,7 @@ class _Network:
     back: tuple[Tensor, Tensor]  # the kernels of their gradients, second layer first
 
     @classmethod
-    def of(cls, model: FieldModel, q: Tensor) -> _Network:
+    def of(cls, model: FieldModel, q: Tensor) -> Network:
         weights, omegas = model.weights, model.omegas
         condition = torch.cat([q, q**2], 1)[0]  # (2,)
         steps = torch.split(gains(weights, q)[0, :, None, None], list(model.channels))
@@ -183,8 +200,91 @@ def _interpolation(
     return cells, torch.from_numpy(matrix).to(device)
 
 
-def _tile(
-    network: _Network,
+class Tile:
+    """A tile of a picture of given height and width, and the pixels around it that its filter looks at.
+
+    fields (C, h, w) are of the whole picture.
+    """
+
+    def __init__(
+        self, network: Network, fields: Sequence[Tensor], shape: Sequence[int], rows: slice, columns: slice
+    ) -> None:
+        height, width = shape
+        self.network = network
+        self.rows = slice(max(0, rows.start - FILTER_REACH), min(height, rows.stop + FILTER_REACH))
+        self.columns = slice(max(0, columns.start - FILTER_REACH), min(width, columns.stop + FILTER_REACH))
+        self.shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
+        self.margins = [
+            FILTER_REACH - columns.start + self.columns.start,
+            FILTER_REACH + columns.stop - self.columns.stop,
+            FILTER_REACH - rows.start + self.rows.start,
+            FILTER_REACH + rows.stop - self.rows.stop,
+        ]
+        self.inside = (
+            slice(None),
+            slice(rows.start - self.rows.start, rows.stop - self.rows.start),
+            slice(columns.start - self.columns.start, columns.stop - self.columns.start),
+        )
+        planes, self.places = [], list[tuple[slice, Tensor, slice, Tensor]]()
+        for level, (values, step, kernel) in enumerate(zip(fields, network.steps, network.model.kernels, strict=True)):
+            if level:
+                device = values.device
+                over_rows, down = _interpolation(
+                    self.rows.start, self.rows.stop, level, values.shape[1], kernel, device
+                )
+                over_columns, across = _interpolation(
+                    self.columns.start, self.columns.stop, level, values.shape[2], kernel, device
+                )
+                planes.append(down @ (step * values[:, over_rows, over_columns]) @ across.T)
+                self.places.append((over_rows, down, over_columns, across))
+            else:
+                planes.append(step * values[:, self.rows, self.columns])
+        x = torch.cat(planes).flatten(1)  # (C, n)
+        h, self.phases = x, list[Tensor]()
+        for matrix, bias in network.layers:
+            self.phases.append(torch.addmm(bias, matrix, h))
+            h = torch.sin(self.phases[-1])
+        values = torch.addmm(network.out[1], network.out[0], h).addmm_(network.skip, x)  # (3, n)
+        self.values = values.view(3, *self.shape)
+        """What the SIREN says, (3, rows, columns)."""
+        seen = torch.cat([values, x[: network.filter[0].shape[1] - 3]]).view(1, -1, *self.shape)
+        self.seen = seen.contiguous(memory_format=PACKED)
+        """What the filter looks at, (1, C, rows, columns)."""
+
+    def padded(self) -> Tensor:
+        """`seen` and, beyond the picture, its outermost pixels, (1, C, rows + 4, columns + 4) of the tile itself."""
+        return functional.pad(self.seen, self.margins, mode="replicate")
+
+    def picture(self) -> Tensor:
+        """The tile of the picture, (3, rows, columns)."""
+        first, first_bias, second, second_bias = self.network.filter
+        self.hidden = functional.conv2d(self.padded(), first, first_bias).relu_()
+        return functional.conv2d(self.hidden, second, second_bias)[0] + self.values[self.inside]
+
+    def backward(self, upstream: Tensor) -> list[Part]:
+        """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
+        network = self.network
+        wide = functional.pad(upstream[None], (2, 2, 2, 2)).contiguous(memory_format=PACKED)
+        by_hidden = torch.ops.aten.threshold_backward(functional.conv2d(wide, network.back[0]), self.hidden, 0)
+        by_padded = functional.conv2d(functional.pad(by_hidden, (2, 2, 2, 2)), network.back[1])
+        by_seen = torch.ops.aten.replication_pad2d_backward(by_padded.contiguous(), self.seen, self.margins)[0]
+        by_seen[:3][self.inside] += upstream
+        by_seen = by_seen.flatten(1)
+        back = network.out[0].T @ by_seen[:3]
+        for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
+            back = matrix.T @ back.mul_(phase.cos_())
+        back.addmm_(network.skip.T, by_seen[:3])
+        back[: len(by_seen) - 3] += by_seen[3:]
+        by_planes = torch.split(back.view(-1, *self.shape), list(network.model.channels))
+        parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]
+        for level, (over_rows, down, over_columns, across) in enumerate(self.places, start=1):
+            gradient = network.steps[level] * (down.T @ by_planes[level] @ across)
+            parts.append((level, over_rows, over_columns, gradient))
+        return parts
+
+
+def _error_and_gradients(
+    network: Network,
     fields: Sequence[Tensor],
     target: Tensor,
     rows: slice,
@@ -193,150 +293,114 @@ def _tile(
     weight: Tensor | None,
 ) -> tuple[Tensor, list[Part]]:
     """Weighted error of a tile of a picture (3, H, W) over lambda, and its gradients by the fields (C, h, w)."""
-    height, width = target.shape[1:]
-    seen_rows = slice(max(0, rows.start - FILTER_REACH), min(height, rows.stop + FILTER_REACH))
-    seen_columns = slice(max(0, columns.start - FILTER_REACH), min(width, columns.stop + FILTER_REACH))
-    shape = (seen_rows.stop - seen_rows.start, seen_columns.stop - seen_columns.start)
-    margins = [
-        FILTER_REACH - columns.start + seen_columns.start,
-        FILTER_REACH + columns.stop - seen_columns.stop,
-        FILTER_REACH - rows.start + seen_rows.start,
-        FILTER_REACH + rows.stop - seen_rows.stop,
-    ]
-    inside = (
-        slice(None),
-        slice(rows.start - seen_rows.start, rows.stop - seen_rows.start),
-        slice(columns.start - seen_columns.start, columns.stop - seen_columns.start),
-    )
-
-    planes, places = [], []
-    for level, (values, step, kernel) in enumerate(zip(fields, network.steps, network.model.kernels, strict=True)):
-        if level:
-            over_rows, down = _interpolation(
-                seen_rows.start, seen_rows.stop, level, values.shape[1], kernel, values.device
-            )
-            over_columns, across = _interpolation(
-                seen_columns.start, seen_columns.stop, level, values.shape[2], kernel, values.device
-            )
-            planes.append(down @ (step * values[:, over_rows, over_columns]) @ across.T)
-            places.append((over_rows, down, over_columns, across))
-        else:
-            planes.append(step * values[:, seen_rows, seen_columns])
-    x = torch.cat(planes).flatten(1)  # (C, n)
-
-    h, slopes = x, []
-    for matrix, bias in network.layers:
-        a = torch.addmm(bias, matrix, h)
-        h = torch.sin(a)
-        slopes.append(a.cos_())
-    values = torch.addmm(network.out[1], network.out[0], h).addmm_(network.skip, x)  # (3, n)
-    first, first_bias, second, second_bias = network.filter
-    extra = first.shape[1] - 3
-    seen = torch.cat([values, x[:extra]]).view(1, -1, *shape).contiguous(memory_format=PACKED)
-    hidden = functional.conv2d(functional.pad(seen, margins, mode="replicate"), first, first_bias).relu_()
-    missing = functional.conv2d(hidden, second, second_bias)[0]
-    missing += values.view(3, *shape)[inside]
-    missing -= target[:, rows, columns]
-
+    tile = Tile(network, fields, target.shape[1:], rows, columns)
+    missing = tile.picture() - target[:, rows, columns]
     weighted = missing if weight is None else missing * weight
-    upstream = weighted * (2 * SQUARED_UNIT / lam)
-    wide = functional.pad(upstream[None], (2, 2, 2, 2)).contiguous(memory_format=PACKED)
-    by_hidden = torch.ops.aten.threshold_backward(functional.conv2d(wide, network.back[0]), hidden, 0)
-    by_padded = functional.conv2d(functional.pad(by_hidden, (2, 2, 2, 2)), network.back[1])
-    by_seen = torch.ops.aten.replication_pad2d_backward(by_padded.contiguous(), seen, margins)[0]
-    by_seen[:3][inside] += upstream
-    by_seen = by_seen.flatten(1)
-    back = network.out[0].T @ by_seen[:3]
-    for (matrix, _), slope in zip(reversed(network.layers), reversed(slopes), strict=True):
-        back = matrix.T @ back.mul_(slope)
-    back.addmm_(network.skip.T, by_seen[:3])
-    back[:extra] += by_seen[3:]
-
-    by_planes = torch.split(back.view(-1, *shape), list(network.model.channels))
-    parts: list[Part] = [(0, seen_rows, seen_columns, network.steps[0] * by_planes[0])]
-    for level, (over_rows, down, over_columns, across) in enumerate(places, start=1):
-        parts.append((level, over_rows, over_columns, network.steps[level] * (down.T @ by_planes[level] @ across)))
-    return (missing * weighted).sum() * (SQUARED_UNIT / lam), parts
+    return (missing * weighted).sum() * (SQUARED_UNIT / lam), tile.backward(weighted * (2 * SQUARED_UNIT / lam))
 
 
-def _stripe(
+def _padded(values: Tensor, top: int) -> tuple[Tensor, int, int]:
+    """The stripe of a level's values (C, h, w) that begins at a row, its height and width.
+
+    Zeros are above and aside, and such that rows and columns are even: (C, h + 2, w + 4).
+    """
+    own = values[:, top : top + STRIPE]
+    height, width = own.shape[1:]
+    return functional.pad(own, (2, 2 + width % 2, 2, height % 2)), height, width
+
+
+def _runs(top: int, height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Rows of the stripe that begins at `top`, as many as are looked at at once, and the trunk's rows above them."""
+    size = max(2, ROWS.get(device.type, ROWS["cpu"]) // width // 2 * 2)
+    for start in range(0, height, size):
+        stop = min(start + size, height)
+        yield slice(start, stop), slice((top + start) // 2, (top + stop + 1) // 2)
+
+
+def _bits_and_gradients(
     model: FieldModel, level: int, q: Tensor, values: Tensor, top: int, above: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, list[Part]]:
     """Bits of a stripe of a level's values (C, h, w), and its gradients by them.
 
     above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written.
     """
-    own = values[:, top : top + STRIPE]
-    height, width = own.shape[1:]
-    padded = functional.pad(own, (2, 2 + width % 2, 2, height % 2))
+    padded, height, width = _padded(values, top)
     gradient = torch.zeros_like(padded)
     bits = []
-    size = max(2, ROWS.get(values.device.type, ROWS["cpu"]) // width // 2 * 2)
-    for start in range(0, height, size):
-        rows = slice(start, min(start + size, height))
-        half = slice((top + rows.start) // 2, (top + rows.stop + 1) // 2)
-        over = None if above is None else (above[0][:, half], above[1][:, half])
-        bits.append(_rows(model, level, q, padded, rows, width, over, gradient))
+    for rows, half in _runs(top, height, width, values.device):
+        cells = _Cells(model, level, q, padded, rows, width, None if above is None else above[0][:, half])
+        cost, by_offset, by_log_scale = _laplace(cells.values - cells.mean, cells.log_scale)
+        for whole in (cost, by_offset, by_log_scale):
+            cells.clear_uneven(whole)
+        by_trunk = cells.backward(by_offset, by_log_scale, gradient)
+        if above is not None and by_trunk is not None:
+            above[1][:, half] = by_trunk
+        bits.append(cost.sum())
     inside = gradient[:, 2 : 2 + height, 2 : 2 + width]
     return torch.stack(bits).sum(), [(level, slice(top, top + height), slice(0, width), inside)]
 
 
-def _rows(
-    model: FieldModel,
-    level: int,
-    q: Tensor,
-    padded: Tensor,
-    rows: slice,
-    width: int,
-    above: tuple[Tensor, Tensor] | None,
-    by_padded: Tensor,
-) -> Tensor:
-    """Bits of some rows of a stripe; their gradients are added to `by_padded` and written to the trunk's.
+class _Cells:
+    """Some rows of a stripe on their way through the rate model.
 
-    padded (C, h + 2, w + 4) is the stripe with zeros above and aside, and an even number of rows and columns. The
-    samples of its 2x2 phases lie one after the other, as the trunk gives them: (C, 4 n) with n of the trunk's cells.
+    padded is `_padded`'s, trunk (features, n / wide, wide) of these rows. The samples of the 2x2 phases lie one after
+    the other, as the trunk gives them: (C, 4 n) with n of the trunk's cells.
     """
-    part = {k: model.weights[f"rate.{level}.{k}"] for k in ("causal", "bias", "mid", "mid_bias", "head", "head_bias")}
-    channels, deep, wide = len(padded), (rows.stop - rows.start + 1) // 2, (width + 1) // 2
-    windows = [  # (taps, phases) of slices; the last tap is the value itself
-        [
-            (slice(y, y + 2 * deep - 1, 2), slice(x, x + 2 * wide - 1, 2))
-            for y, x in ((rows.start + 2 + dy + py, 2 + dx + px) for py in (0, 1) for px in (0, 1))
+
+    def __init__(
+        self, model: FieldModel, level: int, q: Tensor, padded: Tensor, rows: slice, width: int, trunk: Tensor | None
+    ) -> None:
+        names = ("causal", "bias", "mid", "mid_bias", "head", "head_bias")
+        part = self.part = {k: model.weights[f"rate.{level}.{k}"] for k in names}
+        self.height, self.width = rows.stop - rows.start, width
+        channels, deep, wide = len(padded), (self.height + 1) // 2, (width + 1) // 2
+        self.deep, self.wide = deep, wide
+        self.windows = [  # (taps, phases) of slices; the last tap is the value itself
+            [
+                (slice(y, y + 2 * deep - 1, 2), slice(x, x + 2 * wide - 1, 2))
+                for y, x in ((rows.start + 2 + dy + py, 2 + dx + px) for py in (0, 1) for px in (0, 1))
+            ]
+            for dy, dx in (*CAUSAL, (0, 0))
         ]
-        for dy, dx in (*CAUSAL, (0, 0))
-    ]
-    samples = torch.stack([padded[:, y, x] for tap in windows for y, x in tap], 1).view(channels, -1, 4 * deep * wide)
-    context, values = samples[:, :-1].reshape(channels * len(CAUSAL), -1), samples[:, -1]
-    bias = part["bias"] @ torch.stack([torch.ones_like(q[0, 0]), q[0, 0], q[0, 0] ** 2])  # (hidden,)
-    if above is None:
-        hidden = torch.addmm(bias[:, None], part["causal"], context)
-    else:
-        matrix = model.weights[f"rate.{level}.above"]
-        shift = bias.repeat_interleave(4) + model.weights[f"rate.{level}.above_bias"]
-        phases = torch.addmm(shift[:, None], matrix, above[0].flatten(1))  # (4 hidden, n)
-        hidden = phases.view(len(bias), -1).addmm_(part["causal"], context)
-    hidden.relu_()
-    middle = torch.addmm(part["mid_bias"][:, None], part["mid"], hidden).relu_()
-    mean, log_scale = torch.addmm(part["head_bias"][:, None], part["head"], middle).chunk(2)
-    bits, by_offset, by_log_scale = _laplace(values - mean, log_scale)
-    for whole in (bits, by_offset, by_log_scale):  # rows and columns that are there for evenness only
-        phased = whole.view(channels, 2, 2, deep, wide)
-        if (rows.stop - rows.start) % 2:
+        samples = torch.stack([padded[:, y, x] for tap in self.windows for y, x in tap], 1)
+        samples = samples.view(channels, -1, 4 * deep * wide)
+        context, self.values = samples[:, :-1].reshape(channels * len(CAUSAL), -1), samples[:, -1]
+        bias = part["bias"] @ torch.stack([torch.ones_like(q[0, 0]), q[0, 0], q[0, 0] ** 2])  # (hidden,)
+        self.above: Tensor | None = None
+        if trunk is None:
+            hidden = torch.addmm(bias[:, None], part["causal"], context)
+        else:
+            self.above = model.weights[f"rate.{level}.above"]
+            shift = bias.repeat_interleave(4) + model.weights[f"rate.{level}.above_bias"]
+            phases = torch.addmm(shift[:, None], self.above, trunk.flatten(1))  # (4 hidden, n)
+            hidden = phases.view(len(bias), -1).addmm_(part["causal"], context)
+        self.hidden = hidden.relu_()
+        self.middle = torch.addmm(part["mid_bias"][:, None], part["mid"], self.hidden).relu_()
+        self.mean, self.log_scale = torch.addmm(part["head_bias"][:, None], part["head"], self.middle).chunk(2)
+
+    def clear_uneven(self, whole: Tensor) -> None:
+        """Make zero what samples (C, 4 n) say of the row and the column that are there for evenness only."""
+        phased = whole.view(len(whole), 2, 2, self.deep, self.wide)
+        if self.height % 2:
             phased[:, 1, :, -1] = 0
-        if width % 2:
+        if self.width % 2:
             phased[:, :, 1, :, -1] = 0
 
-    back = part["head"].T @ torch.cat([-by_offset, by_log_scale])
-    back = part["mid"].T @ torch.ops.aten.threshold_backward(back, middle, 0)
-    back = torch.ops.aten.threshold_backward(back, hidden, 0)
-    if above is not None:
-        above[1].copy_((matrix.T @ back.view(len(matrix), -1)).view_as(above[1]))
-    by_context = (part["causal"].T @ back).view(channels, len(CAUSAL), 4, deep, wide)
-    by_samples = torch.cat([by_context, by_offset.view(channels, 1, 4, deep, wide)], 1)
-    for tap, phases_of_tap in enumerate(windows):
-        for phase, (y, x) in enumerate(phases_of_tap):
-            by_padded[:, y, x] += by_samples[:, tap, phase]
-    return bits.sum()
+    def backward(self, by_offset: Tensor, by_log_scale: Tensor, by_padded: Tensor) -> Tensor | None:
+        """The gradient by the trunk, given those by value - mean and log scale; that by the values is added."""
+        part = self.part
+        back = part["head"].T @ torch.cat([-by_offset, by_log_scale])
+        back = part["mid"].T @ torch.ops.aten.threshold_backward(back, self.middle, 0)
+        back = torch.ops.aten.threshold_backward(back, self.hidden, 0)
+        shape = (len(self.values), -1, 4, self.deep, self.wide)
+        by_samples = torch.cat([(part["causal"].T @ back).view(shape), by_offset.view(shape)], 1)
+        for tap, phases_of_tap in enumerate(self.windows):
+            for phase, (y, x) in enumerate(phases_of_tap):
+                by_padded[:, y, x] += by_samples[:, tap, phase]
+        if self.above is None:
+            return None
+        by_trunk: Tensor = self.above.T @ back.view(len(self.above), -1)
+        return by_trunk.view(-1, self.deep, self.wide)
 
 
 def _laplace(offset: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

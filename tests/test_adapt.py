@@ -5,9 +5,11 @@ from conftest import CHANNELS, OMEGAS, field_weights
 from inrcodec.adapt import adapt_filter
 from inrcodec.deltas import PARTS, apply_deltas, pack_deltas
 from inrcodec.lattice import field_shapes
+from inrcodec.objective import FieldModel
 from inrcodec.synthesis import synthesize
 
 Q = torch.full((1, 1), 0.2)
+MODEL = FieldModel(field_weights(), OMEGAS, CHANNELS)
 
 
 def fields(height: int, width: int) -> list[torch.Tensor]:
@@ -20,7 +22,7 @@ def test_deltas_are_given_only_where_they_pay(height: int, width: int) -> None:
     weights, z = field_weights(), fields(height, width)
     other = field_weights() | {name: field_weights(1)[name] for name in PARTS}
     target = synthesize(other, z, Q, OMEGAS)  # what another filter would make
-    deltas = adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0))
+    deltas = adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0))
     if deltas is None:
         assert height == 1  # one pixel pays for nothing
         return
@@ -33,7 +35,7 @@ def test_deltas_are_given_only_where_they_pay(height: int, width: int) -> None:
 def test_a_picture_that_is_met_already_has_no_deltas() -> None:
     weights, z = field_weights(), fields(20, 31)
     target = synthesize(weights, z, Q, OMEGAS)
-    assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0)) is None
+    assert adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0)) is None
 
 
 def test_pixels_without_weight_do_not_count() -> None:
@@ -41,5 +43,5 @@ def test_pixels_without_weight_do_not_count() -> None:
     target = synthesize(weights, z, Q, OMEGAS)
     target[:, :, 5:15, 8:20] = 5.0
     weight = (target[:, :1] != 5.0).float()
-    assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0), weight) is None
-    assert adapt_filter(weights, z, target, Q, 20.0, OMEGAS, torch.Generator().manual_seed(0))
+    assert adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0), weight) is None
+    assert adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0))

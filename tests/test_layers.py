@@ -11,7 +11,7 @@ import pytest
 import inrcodec
 
 FLOORS = (
-    {"errors", "grid", "metrics", "options"},
+    {"errors", "grid", "metrics", "options", "parallel"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
     {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"adapt", "analysis", "fit", "objective", "processes", "prune", "rounding"},

@@ -4,8 +4,9 @@ from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec import objective as module
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel, objective, one_thread_per_piece
-from inrcodec.rate import rate
+from inrcodec.objective import FieldModel, costs, objective
+from inrcodec.parallel import one_thread_per_piece
+from inrcodec.rate import distributions, laplace_bits, rate
 from inrcodec.synthesis import synthesize
 
 CPU = torch.device("cpu")
@@ -74,3 +75,24 @@ def test_threads_change_nothing() -> None:
     _, alone = objective(model, fields, target, q, 300.0)
     for a, b in zip(shared, alone, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (37, 80, 2)])
+def test_costs_are_those_of_the_plain_form(
+    height: int, width: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module.TILE, "cpu", 32)
+    monkeypatch.setitem(module.ROWS, "cpu", 45 * 6)
+    model, fields = FieldModel(field_weights(), OMEGAS, CHANNELS), random_fields(height, width, batch)
+    target, weight, q = (
+        torch.rand(batch, 3, height, width) - 0.5,
+        torch.rand(1, 1, height, width),
+        torch.full((1, 1), 0.4),
+    )
+    error, bits = costs(model, fields, target, q, 300.0, 2, weight)
+    qs = q.expand(batch, 1)
+    squared = (synthesize(model.weights, fields, qs, OMEGAS) - target).square() * weight
+    assert torch.allclose(error, squared.sum(1) * 255**2 / 300.0, rtol=1e-4, atol=1e-4)
+    assert len(bits) == 2
+    for found, z, (mean, log_scale) in zip(bits, fields, distributions(model.weights, fields, qs), strict=False):
+        assert torch.allclose(found, laplace_bits(z - mean, log_scale).sum(1), rtol=1e-4, atol=1e-3)
