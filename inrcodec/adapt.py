@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inrcodec import synthesis
 from inrcodec.deltas import PARTS, FilterDeltas, apply_deltas, pack_deltas
-from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, tiles
+from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, tiles, within_memory
 from inrcodec.parallel import in_parallel
 
 __all__ = ["adapt_filter"]
@@ -51,6 +51,7 @@ class _Sample:
             return list(torch.autograd.grad(self.error(parts, q), list(parts.values())))
 
 
+@within_memory
 def adapt_filter(
     model: FieldModel,
     fields: Sequence[Tensor],

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial, wraps
+from itertools import product
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -28,12 +30,15 @@ from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH
 from inrcodec.synthesis import PACKED, gains
 
-__all__ = ["FieldModel", "Network", "Tile", "costs", "objective", "tiles"]
+__all__ = ["FieldModel", "Network", "Tile", "costs", "objective", "tiles", "within_memory"]
 
 TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
+LEAST = 64  # pixels of a side that a device must have memory for
 ROWS = {"cpu": 1 << 16, "cuda": 1 << 20}  # samples of a stripe that are looked at at once
 SQUARED_UNIT = 255.0**2
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
 
 
@@ -58,6 +63,25 @@ class FieldModel:
         return [(b, c) for b, c in self.weights["field.kernel"].tolist()]
 
 
+def within_memory(compute: Callable[P, T]) -> Callable[P, T]:
+    """`compute`, begun again with pieces half as large whenever a GPU's memory was too small for them."""
+
+    @wraps(compute)
+    def tried(*arguments: P.args, **named: P.kwargs) -> T:
+        while True:
+            try:
+                return compute(*arguments, **named)
+            except torch.OutOfMemoryError:
+                if TILE["cuda"] <= LEAST:
+                    raise
+            TILE["cuda"] //= 2
+            ROWS["cuda"] //= 2
+            torch.cuda.empty_cache()
+
+    return tried
+
+
+@within_memory
 def objective(
     model: FieldModel,
     fields: Sequence[Tensor],
@@ -101,6 +125,7 @@ def objective(
     return total, gradients
 
 
+@within_memory
 def costs(
     model: FieldModel,
     fields: Sequence[Tensor],
@@ -163,7 +188,8 @@ class Network:
     layers: tuple[tuple[Tensor, Tensor], ...]  # matrix and bias (rows, 1), omega included
     out: tuple[Tensor, Tensor]
     skip: Tensor
-    filter: tuple[Tensor, Tensor, Tensor, Tensor]  # both layers' kernels and biases
+    filter: tuple[Tensor, Tensor]  # the first layer's kernel and bias
+    last: tuple[Tensor, Tensor]  # the second layer's: (9 * 3, features), tap by tap, and (3, 1, 1)
     back: tuple[Tensor, Tensor]  # the kernels of their gradients, second layer first
 
     @classmethod
@@ -186,7 +212,8 @@ class Network:
             tuple(layers),
             (weights[last + "weight"], weights[last + "bias"][:, None]),
             weights["skip.weight"],
-            (first, bias, second, weights["filter.out_bias"]),
+            (first, bias),
+            (second.permute(2, 3, 0, 1).flatten(0, 2), weights["filter.out_bias"][:, None, None]),
             (back[0], back[1]),
         )
 
@@ -257,9 +284,15 @@ class Tile:
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
-        first, first_bias, second, second_bias = self.network.filter
-        self.hidden = functional.conv2d(self.padded(), first, first_bias).relu_()
-        return functional.conv2d(self.hidden, second, second_bias)[0] + self.values[self.inside]
+        self.hidden = functional.conv2d(self.padded(), *self.network.filter).relu_()  # (1, features, rows + 2, ...)
+        matrix, bias = self.network.last
+        samples = self.hidden[0].permute(1, 2, 0)  # as they lie in memory
+        taps = (matrix @ samples.flatten(0, 1).T).view(3, 3, 3, *samples.shape[:2])
+        rows, columns = samples.shape[0] - 2, samples.shape[1] - 2
+        found = self.values[self.inside] + bias
+        for y, x in product(range(3), range(3)):  # faster than a convolution with three outputs
+            found += taps[y, x, :, y : y + rows, x : x + columns]
+        return found
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""

@@ -4,7 +4,7 @@ from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec import objective as module
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel, costs, objective
+from inrcodec.objective import FieldModel, costs, objective, within_memory
 from inrcodec.parallel import one_thread_per_piece
 from inrcodec.rate import distributions, laplace_bits, rate
 from inrcodec.synthesis import synthesize
@@ -96,3 +96,20 @@ def test_costs_are_those_of_the_plain_form(
     assert len(bits) == 2
     for found, z, (mean, log_scale) in zip(bits, fields, distributions(model.weights, fields, qs), strict=False):
         assert torch.allclose(found, laplace_bits(z - mean, log_scale).sum(1), rtol=1e-4, atol=1e-3)
+
+
+def test_a_gpu_without_memory_is_given_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.TILE, "cuda", 1024)
+    monkeypatch.setitem(module.ROWS, "cuda", 1 << 20)
+    room = 300
+
+    @within_memory
+    def compute(factor: int) -> int:
+        if module.TILE["cuda"] > room:
+            raise torch.OutOfMemoryError
+        return factor * module.TILE["cuda"]
+
+    assert compute(3) == 3 * 256 and module.ROWS["cuda"] == 1 << 18
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        compute(3)
