@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         OutputExistsError,
         PriorError,
         SinrError,
+        TargetWarning,
         TruncatedFileError,
         UnsupportedVersionError,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "PriorError",
     "SinrError",
     "SinrPicture",
+    "TargetWarning",
     "TruncatedFileError",
     "UnsupportedVersionError",
     "__version__",
@@ -49,7 +51,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("inrcodec.errors" if name.endswith("Error") else "inrcodec.api"), name)
+    return getattr(import_module("inrcodec.errors" if name.endswith(("Error", "Warning")) else "inrcodec.api"), name)
 
 
 def __dir__() -> list[str]:

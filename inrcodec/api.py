@@ -9,6 +9,7 @@ pixel (i, j) covers the square from (i, j) to (i + 1, j + 1), and its sample is 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from inrcodec import codec
 from inrcodec.alpha import alpha_at, unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, read_file, unpack
-from inrcodec.errors import OptionError, SinrError
+from inrcodec.errors import OptionError, SinrError, TargetWarning
 from inrcodec.image import Picture
 from inrcodec.options import DecodeOptions, Device, EncodeOptions, Target, index_quality
 from inrcodec.prior import DEFAULT_PRIOR, Prior, find_prior
@@ -50,7 +51,8 @@ def encode(
     """The `.sinr` file of a picture: (height, width) or (height, width, 2..4), uint8 or uint16.
 
     quality is 1..100; instead of it the largest size in bytes, the most bits per pixel or the least PSNR in dB can be
-    given as a target, and is met within 2 % or 0.1 dB. Time is linear in `steps`; `prior` is the
+    given as a target, and is met within 2 % or 0.1 dB; a TargetWarning says where that cannot be. Time is linear in
+    `steps`; `prior` is the
     name of a bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `known`,
     (height, width), is zero or False at pixels that do not count: the file fills them in from those around;
     `progress` is told the steps done and all steps.
@@ -67,7 +69,10 @@ def encode(
     target = None if goals == (None, None, None) else Target(*goals)
     options = EncodeOptions(quality, steps, os.fspath(prior), _device(device), seed, target)
     mask = None if known is None else np.asarray(known) != 0
-    return codec.encode(picture, options, self_contained=self_contained, known=mask, progress=progress).data
+    made = codec.encode(picture, options, self_contained=self_contained, known=mask, progress=progress)
+    if made.missed:
+        warnings.warn(made.missed, TargetWarning, stacklevel=2)
+    return made.data
 
 
 def decode(

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
-from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
+from inrcodec.deltas import FilterDeltas, apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
-from inrcodec.lattice import field_shapes
+from inrcodec.lattice import cells, field_shapes
 from inrcodec.metrics import psnr
 from inrcodec.options import (
     MAX_QUALITY_INDEX,
@@ -38,12 +38,14 @@ from inrcodec.options import (
 )
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
-from inrcodec.target import START, check_met, seek, window
+from inrcodec.target import START, Goal, seek, straddle
 
 DELTA_STEP = 2.0**-5  # of a layer's RMS weight: the step of its deltas at q = 0
 LEAST = 10  # steps of a fit that goes on: fewer move nothing
-NEAR = 4  # steps of the quality index by which a first guess may miss a target
+NEAR = 8  # steps of the quality index by which a first guess may miss a target
+BEST = 99.0  # dB, of a picture without any error
 Floats = NDArray[np.float32]
+Fields = tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Encoded:
     prior: str
     groups: tuple[int, ...]  # bytes of each parameter group
     quality: float  # which it is, or has been found to meet a target
+    missed: str = ""  # a target that is not met within 2 % or 0.1 dB, and what the file has instead
 
     @property
     def bits_per_pixel(self) -> float:
@@ -76,8 +79,10 @@ def encode(
 
     If it is said which pixels are `known`, (height, width), the others do not count, and the file fills them in.
 
-    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there or a
-    target that no quality meets, ImageError if `known` has another size or says that nothing is known.
+    A target that cannot be met is missed by as little as possible, and `missed` says so.
+
+    Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there,
+    ImageError if `known` has another size or says that nothing is known.
     """
     from inrcodec import fit  # torch
 
@@ -107,23 +112,35 @@ def encode(
         return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress, seen)
 
     def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
-        fields: tuple[NDArray[np.int32], ...] = ()
-        if rate_model:
-            start = before.fields if before else None
-            fields, changes = fit.fit_fields(
-                prior, pixels, index, steps, device, options.seed, progress, start, lam, seen
-            )
-            groups = [pack_deltas(changes), *rate_model.encode(fields, index)]
-        else:
+        if rate_model is None:
             groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
-        file = replace(plain, quality_index=index, groups=tuple(groups))
-        return _Attempt(index, fields, pack(file), tuple(len(group) for group in groups))
+            return packed(index, groups)
+        start = (before.fields, before.deltas) if before else None
+        return with_fields(
+            index, *fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen)
+        )
 
+    def with_fields(index: int, fields: Fields, changes: FilterDeltas | None) -> _Attempt:
+        assert rate_model
+        return packed(index, [pack_deltas(changes), *rate_model.encode(fields, index)], fields, changes)
+
+    def packed(index: int, groups: list[bytes], fields: Fields = (), changes: FilterDeltas | None = None) -> _Attempt:
+        data = pack(replace(plain, quality_index=index, groups=tuple(groups)))
+        return _Attempt(index, fields, changes, data, tuple(map(len, groups)))
+
+    def cut(above: _Attempt, below: _Attempt, row: int) -> _Attempt:
+        """The rows of one fit down to a pixel's, and those of another, with the same deltas, from there on."""
+        pairs = enumerate(zip(above.fields, below.fields, strict=True))
+        fields = (np.concatenate([a[:, : cells(row, i)], b[:, cells(row, i) :]], axis=1) for i, (a, b) in pairs)
+        return with_fields(above.index, tuple(fields), above.deltas)
+
+    missed = ""
     if options.target is None:
         made = attempt(quality_index(options.quality), options.steps)
     else:
-        made = _meet(options.target, attempt, options.steps if rate_model else 0, picture, seen, prior)
-    return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index))
+        steps = options.steps if rate_model else 0
+        made, missed = _meet(options.target, attempt, cut, steps, picture, seen, prior)
+    return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index), missed)
 
 
 def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
@@ -142,10 +159,11 @@ def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
-    """A file of a quality, and the fields that the next one can go on from."""
+    """A file of a quality, and what the next fit can go on from."""
 
     index: int
-    fields: tuple[NDArray[np.int32], ...]
+    fields: Fields
+    deltas: FilterDeltas | None
     data: bytes
     groups: tuple[int, ...]
 
@@ -153,45 +171,61 @@ class _Attempt:
 def _meet(
     target: Target,
     attempt: Callable[..., _Attempt],
+    cut: Callable[[_Attempt, _Attempt, int], _Attempt],
     steps: int,
     picture: Picture,
     seen: NDArray[np.bool_] | None,
     prior: Prior,
-) -> _Attempt:
-    """The attempt that meets a target.
+) -> tuple[_Attempt, str]:
+    """The attempt that meets a target, or comes near, and what is to be said then.
 
-    First guesses and short fits say which quality comes near; its fit goes on with another lambda until it is met.
-    Where nothing is seen, any PSNR is met.
+    First guesses and a short fit say which quality comes near; its fit goes on with other lambdas until one is too
+    large and one too small, and of these the picture is cut together. Where nothing is seen, any PSNR is met.
     """
     if target.psnr is not None and seen is not None and not seen.any():
-        return attempt(0, steps)
-    low, high, slope = window(target, picture.pixels[..., 0].size)
+        return attempt(0, steps), ""
+    height, width, _ = picture.pixels.shape
+    goal = Goal.of(target, height * width)
     counted = np.s_[:] if seen is None else seen
     unit = (2**picture.bit_depth - 1) / 255
 
+    @cache
     def value(made: _Attempt) -> float:
         if target.psnr is None:
             return math.log(len(made.data))
-        return psnr(picture.pixels[counted] / unit, decode(made.data, prior=prior).pixels[counted] / unit)
+        return min(BEST, psnr(picture.pixels[counted] / unit, decode(made.data, prior=prior).pixels[counted] / unit))
 
-    def near(short: int, start: int) -> _Attempt:
-        margin = NEAR * slope if steps else 0.0
-        return seek(lambda index: attempt(index, short), value, low - margin, high + margin, slope, start)
-
-    made = near(0, START)
+    made = seek(
+        lambda index: attempt(index, 0), value, goal.loosened(NEAR) if steps else goal, START, 0, MAX_QUALITY_INDEX
+    )
     if steps:
-        made = near(-(-steps // 4), made.index)
-        fits = [attempt(made.index, steps)]
-
-        def go_on(index: int) -> _Attempt:
-            """The first fit, or the last one after more steps with the lambda of another index."""
-            if index != made.index or len(fits) > 1:
-                fits.append(attempt(made.index, max(LEAST, steps // 4), fits[-1], lagrangian(index)))
-            return fits[-1]
-
-        made = seek(go_on, value, low, high, slope, made.index, MAX_QUALITY_INDEX)
-    check_met(target, made.index, value(made), low, high)
-    return made
+        short = -(-steps // 4)
+        index = made.index - round(goal.miss(value(attempt(made.index, short))) / goal.slope)
+        index = min(max(index, 0), MAX_QUALITY_INDEX)
+        fits = straddle(
+            lambda before, at: attempt(index, max(LEAST, short), before, lagrangian(at)),
+            value,
+            goal,
+            attempt(index, steps),
+            index,
+        )
+        made = min(fits, key=lambda fit: goal.badness(value(fit)))
+        small, large = sorted(fits[-2:], key=value) if len(fits) > 1 else (made, made)
+        if value(small) < goal.low and goal.high < value(large):
+            rows = replace(goal, slope=(value(large) - value(small)) / height)
+            start = round(-goal.miss(value(small)) / rows.slope)
+            joined = seek(lambda row: cut(large, small, row), value, rows, start, 0, height)
+            made = min(made, joined, key=lambda fit: goal.badness(value(fit)))
+    reached = value(made)
+    if goal.is_met(reached):
+        return made, ""
+    if target.psnr is not None:
+        found = f"{reached:.2f} dB"
+    elif target.size is not None:
+        found = f"{len(made.data)} bytes"
+    else:
+        found = f"{len(made.data) * 8 / (height * width):.4g}"
+    return made, f"{target} is not met: the nearest is {found}, at quality {index_quality(made.index):.0f}"
 
 
 def decode(

@@ -14,6 +14,8 @@ InrcodecError                           exit code 1
 A message says which file, what was expected and what was found. Each class has
 the closest builtin as second base, so that `except ValueError` works for callers
 who do not know us. `exit_code` is what the command line exits with.
+
+What is done, but not as well as was asked for, is a TargetWarning.
 """
 
 from typing import ClassVar
@@ -27,6 +29,7 @@ __all__ = [
     "OutputExistsError",
     "PriorError",
     "SinrError",
+    "TargetWarning",
     "TruncatedFileError",
     "UnsupportedVersionError",
 ]
@@ -82,3 +85,7 @@ class OutputError(InrcodecError, OSError):
 
 class OutputExistsError(OutputError, FileExistsError):
     """The output is there already and overwriting was not asked for."""
+
+
+class TargetWarning(UserWarning):
+    """A size, bits per pixel or PSNR is not met within 2 % or 0.1 dB."""

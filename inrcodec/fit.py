@@ -77,24 +77,26 @@ def fit_fields(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
-    start: Sequence[NDArray[np.int32]] | None = None,
+    start: tuple[Sequence[NDArray[np.int32]], FilterDeltas | None] | None = None,
     lam: float | None = None,
     seen: NDArray[np.bool_] | None = None,
 ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
     """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
 
-    The fit goes on from `start`, the fields of an earlier one, if they are given; lambda may be another than the
+    The fit goes on from `start`, what an earlier one gave, and leaves its deltas; lambda may be another than the
     quality's. Pixels that are not `seen`, (height, width), do not count; the first guess looks at them, though.
     """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
     generator = torch.Generator(device).manual_seed(seed)
+    deltas: FilterDeltas | None = None
     if start is None:
         with torch.no_grad():
             fields = analyse(model.weights, target, q, model.channels, model.omegas)
     else:
-        fields = [torch.from_numpy(z).to(device)[None].float() for z in start]
+        fields = [torch.from_numpy(z).to(device)[None].float() for z in start[0]]
+        deltas = start[1]
     weight = None
     felt: list[Tensor | None] = [None] * len(fields)
     if seen is not None:
@@ -104,20 +106,20 @@ def fit_fields(
             fields[level] = fields[level] * mask
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0
-    deltas: FilterDeltas | None = None
 
     def adapted(fields: Sequence[Tensor]) -> FieldModel:
-        """The model with the filter that suits the picture best, as far as it is known."""
+        """The model with the filter that suits the picture best, as far as it is known, or with that of `start`."""
         nonlocal deltas
-        nearest = [z.round() for z in fields]
-        draws = torch.Generator().manual_seed(seed)
-        deltas = adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas)
+        if start is None:
+            nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(seed)
+            deltas = adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas)
         changed = apply_deltas(prior.tensors, deltas)
         return replace(model, weights=model.weights | {k: torch.from_numpy(v).to(device) for k, v in changed.items()})
 
     if steps:
         with one_thread_per_piece(device):
-            fields = refine(model, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt)
+            first = adapted(fields) if start else model
+            fields = refine(first, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt)
             fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 

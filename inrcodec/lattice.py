@@ -68,3 +68,14 @@ def interpolation_matrix(
     matrix = np.zeros((len(positions), stop - start))
     np.add.at(matrix, (np.arange(len(positions))[:, None], index - start), weights)
     return slice(start, stop), matrix.astype(dtype)
+
+
+def interpolate_at(
+    values: NDArray[Any], positions: NDArray[np.floating[Any]], level: int, b: float, c: float
+) -> NDArray[np.float64]:
+    """The field (C, rows, columns) of a level at single positions (N, 2), (x, y) in pixels: (C, N)."""
+    columns, across = taps(positions[:, 0], level, values.shape[2], b, c)  # (N, 4) each
+    rows, down = taps(positions[:, 1], level, values.shape[1], b, c)
+    near = values[:, rows[:, :, None], columns[:, None]]  # (C, N, 4, 4)
+    found: NDArray[np.float64] = np.einsum("cnyx,ny,nx->cn", near, down, across)
+    return found

@@ -37,11 +37,12 @@ from threadpoolctl import threadpool_limits
 
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
-from inrcodec.lattice import interpolation_matrix
+from inrcodec.lattice import interpolate_at, interpolation_matrix
 from inrcodec.prior import Prior
 
 TILE = 256  # samples along the side of a tile
 CHUNK = 8192  # samples that go through the network at once: they stay in the cache
+BLOCK = 64  # pixels along the side of a block whose single positions are taken together
 MAX_SAMPLES = 1 << 28
 FILTER_REACH = 2  # pixels that a filter looks around: two layers of 3x3
 
@@ -141,11 +142,14 @@ def render(
 def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
     """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
     function = _Function(prior, parameters)
-    out = np.empty((len(positions), 3), np.float32)
-    rows, row = np.unique(positions[:, 1], return_inverse=True)
-    order = np.argsort(row, kind="stable")
-    for y, members in zip(rows, np.split(order, np.cumsum(np.bincount(row))[:-1]), strict=True):  # one row at a time
-        out[members] = function.on_grid(np.array([y]), positions[members, 0])[0]
+    out: Floats = np.empty((len(positions), 3), np.float32)
+    column, row = (positions // BLOCK).astype(np.int64).T
+    block = row * (parameters.width // BLOCK + 1) + column
+    order = np.argsort(block, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
+        for start in range(0, len(members), CHUNK):
+            part = members[start : start + CHUNK]
+            out[part] = function.at(positions[part])
     return np.clip(out + np.float32(0.5), 0, 1, out=out)
 
 
@@ -228,6 +232,26 @@ class _Function:
         samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
         return samples
 
+    def at(self, positions: NDArray[np.float64]) -> Floats:
+        """Values at single positions (x, y), at least one and near each other: (N, 2) -> (N, 3)."""
+        planes: Floats = np.empty((len(positions), self.features), self.dtype)
+        at = 0
+        if self.architecture.coordinates:
+            planes[:, 0] = normalise(positions[:, 0], self.width)
+            planes[:, 1] = normalise(positions[:, 1], self.height)
+            at = 2
+        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
+            planes[:, at : at + len(values)] = interpolate_at(values, positions, level, *kernel).T
+            at += len(values)
+        samples = self._evaluated(planes)
+        if self.kernels:
+            first = np.maximum(0, np.floor(positions.min(0) - 1.5)).astype(int)  # pixel under the kernel, (x, y)
+            last = np.minimum(np.floor(positions.max(0) + 1.5), [self.width - 1, self.height - 1]).astype(int)
+            columns, rows = (slice(start, stop + 1) for start, stop in zip(first, last, strict=True))
+            parts = interpolate_at(self._detailed(rows, columns), positions - first, 0, *self.kernels[0])
+            samples += _between(parts.reshape(5, 3, -1), positions[:, 1], positions[:, 0]).T
+        return samples
+
     def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
         """What the network sees, (H, W, features)."""
         planes: Floats = np.empty((len(ys), len(xs), self.features), self.dtype)
@@ -245,7 +269,7 @@ class _Function:
         return planes
 
     def _evaluated(self, planes: Floats) -> Floats:
-        values: Floats = self.network(planes.reshape(-1, self.features)).reshape(*planes.shape[:2], 3)
+        values: Floats = self.network(planes.reshape(-1, self.features)).reshape(*planes.shape[:-1], 3)
         return values
 
     def _filtered(self, name: str, seen: Floats) -> Floats:

@@ -1,56 +1,79 @@
-"""Targets: which quality index meets a size or a PSNR.
+"""Targets: what meets a size or a PSNR, and the search for it.
 
-Both grow with the index, the logarithm of the size and the PSNR almost linearly: a step of the index is about 1 %
-or 0.06 dB. Hence few tries are needed, each of which goes on from the one before.
+Both grow with the quality index, the logarithm of the size and the PSNR almost linearly: a step of the index is about
+1 % or 0.06 dB. Hence few tries are needed. Where fits only come near, two that go on from each other and lie on either
+side are cut together at a row, which is found in the same way.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from inrcodec.errors import OptionError
-from inrcodec.options import MAX_QUALITY_INDEX, Target, index_quality
+from inrcodec.options import MAX_QUALITY_INDEX, Target
 
-SIZE_SLOPE, PSNR_SLOPE = 0.0095, 0.06  # of log size and of dB, per step of the index: of the photos in README
-TRIES = 8  # at most
+TRIES = 8  # of a search, at most
+FITS = 4  # that go on, at most
 START = 150  # the index of quality 59
 
 Attempt = TypeVar("Attempt")
 
 
-def window(target: Target, pixels: int) -> tuple[float, float, float]:
-    """Least and largest value that meet a target, and the slope; values are log bytes or dB."""
-    if target.psnr is not None:
-        return target.psnr, target.psnr + 0.1, PSNR_SLOPE
-    size = target.size if target.size is not None else (target.bpp or 0) * pixels / 8
-    return math.log(size) - 0.02, math.log(size), SIZE_SLOPE
+@dataclass(frozen=True)
+class Goal:
+    """Which values, log bytes or dB, meet a target."""
+
+    low: float
+    high: float
+    slope: float  # per step of the index, of the photos in README
+    at_most: bool  # whether above `high` is worse than below `low`
+
+    @classmethod
+    def of(cls, target: Target, pixels: int) -> Goal:
+        """The one for a picture of so many pixels."""
+        if target.psnr is not None:
+            return cls(target.psnr, target.psnr + 0.1, 0.06, at_most=False)
+        size = target.size if target.size is not None else (target.bpp or 0) * pixels / 8
+        return cls(math.log(size * 0.98), math.log(size), 0.0095, at_most=True)
+
+    def loosened(self, steps: int) -> Goal:
+        """One that is met by so many steps of the index more and less."""
+        return replace(self, low=self.low - steps * self.slope, high=self.high + steps * self.slope)
+
+    def is_met(self, value: float) -> bool:
+        """Whether a value meets it."""
+        return self.low <= value <= self.high
+
+    def miss(self, value: float) -> float:
+        """How far a value is above the middle."""
+        return value - (self.low + self.high) / 2
+
+    def badness(self, value: float) -> tuple[bool, float]:
+        """What is least for the best of several values: keeping the bound comes first, then being near."""
+        return value > self.high if self.at_most else value < self.low, abs(self.miss(value))
 
 
 def seek(
     attempt: Callable[[int], Attempt],
     value: Callable[[Attempt], float],
-    low: float,
-    high: float,
-    slope: float,
+    goal: Goal,
     start: int,
-    spare: int = 0,
+    lowest: int,
+    highest: int,
 ) -> Attempt:
-    """The attempt whose value is in low..high, or the nearest to it after TRIES.
-
-    Indices are those of qualities and `spare` more at either end.
-    """
-    aim, index = (low + high) / 2, start
+    """The attempt of an index that meets a goal, or the best after TRIES. Values rise with the index."""
+    index = start
     found: dict[int, Attempt] = {}
-    misses: dict[int, float] = {}
+    values: dict[int, float] = {}
     while index not in found and len(found) < TRIES:
         found[index] = attempt(index)
-        misses[index] = value(found[index]) - aim
-        if abs(misses[index]) <= (high - low) / 2:
+        values[index] = value(found[index])
+        if goal.is_met(values[index]):
             break
-        index = _next(misses, slope, -spare, MAX_QUALITY_INDEX + spare)
-    return found[min(misses, key=lambda i: abs(misses[i]))]
+        index = _next({i: goal.miss(v) for i, v in values.items()}, goal.slope, lowest, highest)
+    return found[min(values, key=lambda i: goal.badness(values[i]))]
 
 
 def _next(misses: dict[int, float], slope: float, lowest: int, highest: int) -> int:
@@ -59,8 +82,8 @@ def _next(misses: dict[int, float], slope: float, lowest: int, highest: int) -> 
     below = [i for i, miss in misses.items() if miss < 0]
     above = [i for i, miss in misses.items() if miss >= 0]
     if not below or not above:
-        leap = round(misses[last] / slope * (1 << (len(misses) - 1)))  # a fit that goes on responds less than a new one
-        index = last - leap
+        leap = misses[last] / slope * (1 << (len(misses) - 1))
+        index = last - round(min(max(leap, lowest - highest), highest - lowest))
         index = min(index, min(above) - 1) if above else max(index, max(below) + 1)
         return min(max(index, lowest), highest)
     i, j = max(below), min(above)
@@ -70,9 +93,18 @@ def _next(misses: dict[int, float], slope: float, lowest: int, highest: int) -> 
     return min(max(guess, i + 1), j - 1)
 
 
-def check_met(target: Target, index: int, reached: float, low: float, high: float) -> None:
-    """OptionError if even the lowest quality is larger than a size, or even the highest is below a PSNR."""
-    missed = reached < low - 0.02 if target.psnr is not None else reached > high + 0.02
-    if missed and index in (0, MAX_QUALITY_INDEX):
-        found = f"{reached:.2f} dB" if target.psnr is not None else f"{math.exp(reached):.0f} bytes"
-        raise OptionError(f"{target} is out of reach: quality {index_quality(index):.0f} gives {found}")
+def straddle(
+    go_on: Callable[[Attempt, int], Attempt], value: Callable[[Attempt], float], goal: Goal, first: Attempt, index: int
+) -> list[Attempt]:
+    """The first attempt and those that go on from it, until one meets the goal or is on its other side.
+
+    `go_on` has an attempt go on as if to another index. That responds less than a new one: leaps double.
+    """
+    made, missed = [first], [goal.miss(value(first))]
+    while not goal.is_met(value(made[-1])) and len(made) <= FITS and missed[-1] * missed[0] > 0:
+        leap = math.ceil(abs(missed[-1]) / goal.slope) * (1 << len(made))
+        index = index - leap if missed[-1] > 0 else index + leap
+        index = min(max(index, -MAX_QUALITY_INDEX), 2 * MAX_QUALITY_INDEX)
+        made.append(go_on(made[-1], index))
+        missed.append(goal.miss(value(made[-1])))
+    return made

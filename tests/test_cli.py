@@ -383,6 +383,12 @@ def test_targets_replace_the_quality(folder: Path) -> None:
     code, out, errors = run(folder, *words, "--target-size", "0.13kB", "--json")
     assert code == 0 and json.loads(out)["bytes"] == pytest.approx(130, rel=0.03), out
     assert "quality" in run(folder, *words, "--target-bpp", "1.25")[1]
+    assert json.loads(out)["target_met"]
+    for goal, said in (("--target-size", "a size of 20 bytes is not met: the nearest is"), ("--target-psnr", "a PSNR")):
+        code, out, errors = run(folder, *words, goal, "20", "--json")
+        assert code == 0 and json.loads(out)["target_met"] is False
+        assert errors.startswith(f"warning: photo.png: {said}") and errors.count("\n") == 1
+    assert run(folder, *words, "--target-size", "20", "-q") == (0, "", "")
     for wrong in (
         ["--target-size", "big"],
         ["--target-size", "9kB", "-Q", "50"],

@@ -10,7 +10,7 @@ from inrcodec.grid import pixel_grid
 from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel
 from inrcodec.prior import Prior
-from inrcodec.render import Parameters, View, render
+from inrcodec.render import Parameters, View, render, render_at
 from inrcodec.siren import siren
 from inrcodec.synthesis import synthesize, synthesize_finer, torch_network
 
@@ -122,6 +122,25 @@ def test_shrinking_averages(field_prior: Prior) -> None:
     small = render(field_prior, parameters, whole(24, 36, 1 / 4))
     blocks = picture.reshape(6, 4, 9, 4, 3).mean((1, 3))
     assert np.abs(small - blocks).max() <= 1
+
+
+def test_single_positions_are_samples_of_a_grid(
+    field_prior: Prior, network_prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their order, in however many blocks and chunks; at the borders, too."""
+    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "CHUNK", 50)
+    for prior in (field_prior, network_prior):
+        parameters = parameters_of(prior, 21, 34)
+        grid = render(prior, parameters, whole(21, 34, 5), bit_depth=16)
+        chosen = np.random.default_rng(0).permutation(21 * 34 * 25)[:4000]
+        y, x = np.divmod(chosen, 34 * 5)
+        samples = render_at(prior, parameters, (np.stack([x, y], 1) + 0.5) / 5)
+        assert np.abs(samples * 65535 - grid[y, x]).max() <= 32
+        assert render_at(prior, parameters, np.empty((0, 2))).shape == (0, 3)
+        corner = render_at(prior, parameters, np.array([[0.0, 0], [34, 21]]))[1]
+        near = render(prior, parameters, View(1, 1, 21 - 1e-6, 34 - 1e-6, 1e-6, 1e-6))[0, 0]
+        assert np.abs(corner * 255 - near).max() <= 0.51
 
 
 def test_too_many_samples_are_refused() -> None:

@@ -72,6 +72,11 @@ def show_error(error: Exception, *, as_json: bool = False) -> None:
         console.print(f"[red]error:[/] {escape(facts['message'])}", soft_wrap=True)
 
 
+def show_warning(text: str) -> None:
+    """What was done, but not as asked, as one line on stderr."""
+    console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,

@@ -23,6 +23,7 @@ from inrcodec.cli.app import (
     app,
     naming,
     read_input,
+    show_warning,
     write_output,
 )
 from inrcodec.cli.batch import (
@@ -63,10 +64,15 @@ def encode(
         float | None, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best). Default: 60.")
     ] = None,
     target_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Largest file instead of a quality, for example 40kB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Largest file instead of a quality, for example 40kB; met within 2 %."),
     ] = None,
-    target_bpp: Annotated[float | None, typer.Option(help="Most bits per pixel instead of a quality.")] = None,
-    target_psnr: Annotated[float | None, typer.Option(help="Least PSNR in dB instead of a quality.")] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option(help="Most bits per pixel instead of a quality; met within 2 %.")
+    ] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option(help="Least PSNR in dB instead of a quality; met within 0.1 dB.")
+    ] = None,
     known: Annotated[
         Path | None,
         typer.Option(help="Mask: a picture of the same size, black or transparent where pixels are to be filled in."),
@@ -133,6 +139,10 @@ def encode(
             "prior": result.prior,
             "seconds": round(seconds, 3),
         }
+        if target:
+            facts["target_met"] = not result.missed
+        if result.missed and not quiet:
+            show_warning(f"{job.source}: {result.missed}")
         found = f", quality {result.quality:.1f}" if target else ""
         cost = f"{len(result.data)} bytes, {result.bits_per_pixel:.3f} bits per pixel{found}"
         text = f"{job.target}: {cost}, {result.width}x{result.height}, {seconds:.1f} s"

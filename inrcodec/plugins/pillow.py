@@ -11,6 +11,7 @@ knows grey only; other pictures come down to 8, as it does with PNG files. `draf
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields, replace
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from PIL import Image, ImageFile
 
 from inrcodec import codec
 from inrcodec.bitstream import MAGIC, Colour, SinrFile, unpack
-from inrcodec.errors import SinrError
+from inrcodec.errors import SinrError, TargetWarning
 from inrcodec.image import EXIF_PREFIX, parse_picture
 from inrcodec.options import DecodeOptions, EncodeOptions
 
@@ -100,7 +101,10 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     if info.get("xmp"):
         picture = replace(picture, metadata={**picture.metadata, "xmp": info["xmp"]})
     options = EncodeOptions(**{key: wanted[key] for key in OPTIONS if key in wanted})
-    file.write(codec.encode(picture, options, self_contained=wanted.get("self_contained", False)).data)
+    made = codec.encode(picture, options, self_contained=wanted.get("self_contained", False))
+    if made.missed:
+        warnings.warn(made.missed, TargetWarning, stacklevel=4)  # of image.save
+    file.write(made.data)
 
 
 Image.register_open(FORMAT, SinrImageFile, _accept)
