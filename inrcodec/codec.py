@@ -1,6 +1,6 @@
 """Encode and decode: pictures to `.sinr` bytes and back.
 
-Encoding is the only thing here that needs torch, and imports it when called.
+Fitting is the only thing here that needs torch, and imports it when called; the first guess alone does without.
 
 A file's parameter groups, in order: if the prior has no fields, one group per layer of the
 network, with the deltas of its surviving weights in row-major order and then of its biases; if
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
-from inrcodec.deltas import apply_deltas, pack_deltas, unpack_deltas
+from inrcodec.deltas import FilterDeltas, apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
+from inrcodec.guess import first_guess
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.metrics import psnr
@@ -79,15 +80,12 @@ def encode(
     Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there or a
     target that no quality meets, ImageError if `known` has another size or says that nothing is known.
     """
-    from inrcodec import fit  # torch
-
     prior = prior or find_prior(options.prior)
     height, width, _ = picture.pixels.shape
     seen = _seen(picture, known)
     pixels = picture.pixels if seen is None else spread_colours(picture.pixels, seen)
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
-    device = fit.torch_device(options.device)
     rate_model = _rate_model(prior) if prior.architecture.channels else None
     plain = SinrFile(
         width=width,
@@ -104,15 +102,25 @@ def encode(
 
     @cache
     def deltas() -> list[Floats]:
+        from inrcodec import fit  # torch
+
+        device = fit.torch_device(options.device)
         return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress, seen)
+
+    def fitted(
+        index: int, steps: int, start: tuple[NDArray[np.int32], ...] | None, lam: float | None
+    ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
+        if steps == 0 and seen is None and options.device in (Device.AUTO, Device.CPU):
+            return first_guess(prior, pixels, index), None
+        from inrcodec import fit  # torch
+
+        device = fit.torch_device(options.device)
+        return fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen)
 
     def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
         fields: tuple[NDArray[np.int32], ...] = ()
         if rate_model:
-            start = before.fields if before else None
-            fields, changes = fit.fit_fields(
-                prior, pixels, index, steps, device, options.seed, progress, start, lam, seen
-            )
+            fields, changes = fitted(index, steps, before.fields if before else None, lam)
             groups = [pack_deltas(changes), *rate_model.encode(fields, index)]
         else:
             groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]

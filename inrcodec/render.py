@@ -250,9 +250,9 @@ class _Function:
 
     def _filtered(self, name: str, seen: Floats) -> Floats:
         """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
-        hidden = _convolve(seen, self.filters[f"{name}.in"])
+        hidden = convolve(seen, self.filters[f"{name}.in"])
         hidden += self.filters[f"{name}.in_bias"] @ self.powers
-        out = _convolve(np.maximum(hidden, 0, out=hidden), self.filters[f"{name}.out"])
+        out = convolve(np.maximum(hidden, 0, out=hidden), self.filters[f"{name}.out"])
         out += self.filters[f"{name}.out_bias"]
         return out
 
@@ -306,7 +306,7 @@ def _inner(values: Floats, top: int, left: int, like: Floats) -> Floats:
     return values[top : top + like.shape[0], left : left + like.shape[1]]
 
 
-def _convolve(x: Floats, kernel: Floats) -> Floats:
+def convolve(x: Floats, kernel: Floats) -> Floats:
     """Correlation of (H + 2, W + 2, in) with a kernel (out, in, 3, 3): (H, W, out)."""
     height, width, out = x.shape[0] - 2, x.shape[1] - 2, len(kernel)
     if out <= x.shape[2]:  # sum shifted products
