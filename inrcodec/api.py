@@ -23,7 +23,7 @@ from inrcodec.alpha import alpha_at, unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, read_file, unpack
 from inrcodec.errors import OptionError, SinrError, TargetWarning
 from inrcodec.image import Picture
-from inrcodec.options import DecodeOptions, Device, EncodeOptions, Target, index_quality
+from inrcodec.options import DecodeOptions, Device, EncodeOptions, Target, index_quality, steps_of
 from inrcodec.prior import DEFAULT_PRIOR, Prior, find_prior
 from inrcodec.render import Parameters, render_at
 
@@ -39,7 +39,8 @@ def encode(
     target_size: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
-    steps: int = 100,
+    effort: int | None = None,
+    steps: int | None = None,
     prior: str | os.PathLike[str] = DEFAULT_PRIOR,
     device: str = "auto",
     seed: int = 0,
@@ -51,9 +52,9 @@ def encode(
     """The `.sinr` file of a picture: (height, width) or (height, width, 2..4), uint8 or uint16.
 
     quality is 1..100; instead of it the largest size in bytes, the most bits per pixel or the least PSNR in dB can be
-    given as a target, and is met within 2 % or 0.1 dB; a TargetWarning says where that cannot be. Time is linear in
-    `steps`; `prior` is the
-    name of a bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `known`,
+    given as a target, and is met within 2 % or 0.1 dB; a TargetWarning says where that cannot be. `effort` 0..9, 5 if
+    neither is given, stands for `steps` of the fit, 0 to 1000, in which time is linear; `prior` is the name of a
+    bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `known`,
     (height, width), is zero or False at pixels that do not count: the file fills them in from those around;
     `progress` is told the steps done and all steps.
 
@@ -67,7 +68,7 @@ def encode(
     picture = Picture.from_array(np.asarray(array), metadata)
     goals = (target_size, target_bpp, target_psnr)
     target = None if goals == (None, None, None) else Target(*goals)
-    options = EncodeOptions(quality, steps, os.fspath(prior), _device(device), seed, target)
+    options = EncodeOptions(quality, steps_of(effort, steps), os.fspath(prior), _device(device), seed, target)
     mask = None if known is None else np.asarray(known) != 0
     made = codec.encode(picture, options, self_contained=self_contained, known=mask, progress=progress)
     if made.missed:

@@ -1,6 +1,6 @@
 """Encode and decode: pictures to `.sinr` bytes and back.
 
-Encoding is the only thing here that needs torch, and imports it when called.
+Fitting is the only thing here that needs torch, and imports it when called; the first guess alone does without.
 
 A file's parameter groups, in order: if the prior has no fields, one group per layer of the
 network, with the deltas of its surviving weights in row-major order and then of its biases; if
@@ -22,6 +22,7 @@ from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_pr
 from inrcodec.deltas import FilterDeltas, apply_deltas, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
+from inrcodec.guess import first_guess
 from inrcodec.image import Picture
 from inrcodec.lattice import cells, field_shapes
 from inrcodec.metrics import psnr
@@ -84,15 +85,12 @@ def encode(
     Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there,
     ImageError if `known` has another size or says that nothing is known.
     """
-    from inrcodec import fit  # torch
-
     prior = prior or find_prior(options.prior)
     height, width, _ = picture.pixels.shape
     seen = _seen(picture, known)
     pixels = picture.pixels if seen is None else spread_colours(picture.pixels, seen)
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
-    device = fit.torch_device(options.device)
     rate_model = _rate_model(prior) if prior.architecture.channels else None
     plain = SinrFile(
         width=width,
@@ -109,16 +107,23 @@ def encode(
 
     @cache
     def deltas() -> list[Floats]:
+        from inrcodec import fit  # torch
+
+        device = fit.torch_device(options.device)
         return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress, seen)
 
     def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
         if rate_model is None:
             groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
             return packed(index, groups)
+        if steps == 0 and seen is None and options.device in (Device.AUTO, Device.CPU):
+            return with_fields(index, first_guess(prior, pixels, index), None)
+        from inrcodec import fit  # torch
+
+        device = fit.torch_device(options.device)
         start = (before.fields, before.deltas) if before else None
-        return with_fields(
-            index, *fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen)
-        )
+        fitted = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen)
+        return with_fields(index, *fitted)
 
     def with_fields(index: int, fields: Fields, changes: FilterDeltas | None) -> _Attempt:
         assert rate_model

@@ -60,6 +60,7 @@ from typing import Any
 import constriction
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from inrcodec.errors import PriorError, SinrError
 from inrcodec.options import MAX_QUALITY_INDEX
@@ -70,7 +71,7 @@ RangeDecoder, RangeEncoder = constriction.stream.queue.RangeDecoder, constrictio
 
 STRIPE = 64  # rows that share a context
 STRIPES = 8  # coded together
-CHUNK = 16  # rows, even, whose contexts are computed at once
+CHUNK = 16  # rows whose contexts are computed at once
 CAUSAL = tuple((-2, x) for x in (-2, -1, 0, 1, 2)) + tuple((-1, x) for x in (-2, -1, 0, 1)) + ((0, -2), (0, -1))
 AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 REACH = 15  # largest |symbol| that is no escape
@@ -171,15 +172,15 @@ class RateModel:
 
     def encode(self, fields: Sequence[NDArray[np.int32]], quality_index: int) -> list[bytes]:
         """One stream per level, coarse to fine, of fields (channels, rows, columns), level 0 first."""
-        streams, trunk = [], None
-        for level, values in zip(reversed(self.levels), reversed(fields), strict=True):
-            if values.size and np.abs(values).max() > MAX_VALUE:
-                raise ValueError(f"field values must be within +-{MAX_VALUE}")
-            encoder = RangeEncoder()
-            for block, above in self._blocks(level, values.shape, trunk, quality_index):
-                self._encode_block(encoder, level, values[:, block].astype(np.float64), above)
-            streams.append(_bytes(encoder))
-            trunk = _trunk(level, values, trunk)
+        streams = []
+        with threadpool_limits(1, "blas"):
+            for number, values in reversed(list(enumerate(fields))):
+                if values.size and np.abs(values).max() > MAX_VALUE:
+                    raise ValueError(f"field values must be within +-{MAX_VALUE}")
+                encoder = RangeEncoder()
+                for block, above in self._blocks(number, fields, quality_index):
+                    self._encode_block(encoder, self.levels[number], values[:, block].astype(np.float64), above)
+                streams.append(_bytes(encoder))
         return streams
 
     def decode(
@@ -190,40 +191,37 @@ class RateModel:
         Fewer streams than levels leave the finer fields zero: a preview.
         """
         fields = [np.zeros(shape, np.int32) for shape in shapes]
-        trunk = None
-        for stream, number in zip(streams, range(len(shapes) - 1, -1, -1), strict=False):
-            level, values = self.levels[number], fields[number]
-            decoder = RangeDecoder(_words(stream))
-            try:
-                for block, above in self._blocks(level, values.shape, trunk, quality_index):
-                    values[:, block] = self._decode_block(decoder, level, values[:, block].shape, above)
-            except (ValueError, AssertionError) as error:
-                raise SinrError(f"field of level {number}: not a valid stream ({error})") from None
-            if not decoder.maybe_exhausted():
-                raise SinrError(f"field of level {number}: {len(stream)} bytes hold more than its values")
-            trunk = _trunk(level, values, trunk)
+        with threadpool_limits(1, "blas"):
+            for stream, number in zip(streams, range(len(shapes) - 1, -1, -1), strict=False):
+                level, values = self.levels[number], fields[number]
+                decoder = RangeDecoder(_words(stream))
+                try:
+                    for block, above in self._blocks(number, fields, quality_index):
+                        values[:, block] = self._decode_block(decoder, level, values[:, block].shape, above)
+                except (ValueError, AssertionError) as error:
+                    raise SinrError(f"field of level {number}: not a valid stream ({error})") from None
+                if not decoder.maybe_exhausted():
+                    raise SinrError(f"field of level {number}: {len(stream)} bytes hold more than its values")
         return tuple(fields)
 
     def _blocks(
-        self, level: _Level, shape: tuple[int, ...], trunk: Exact | None, quality_index: int
+        self, number: int, fields: Sequence[NDArray[np.int32]], quality_index: int
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Rows that are coded together, and what levels above and quality say of each cell (cells, hidden)."""
+        """Rows of a level that are coded together, with what quality and coarser levels say of them, (N, hidden)."""
+        level, coarser = self.levels[number], slice(number + 1, None)
         bias = level.hidden_bias(quality_index)
-        _, height, width = shape
+        _, height, width = fields[number].shape
         for top in range(0, height, STRIPE * STRIPES):
             rows = slice(top, min(top + STRIPE * STRIPES, height))
             count = rows.stop - top
             above = np.empty((count, width, len(bias)), np.float32)
-            if level.above is None or trunk is None:
-                above[:] = np.clip(bias, -TOP, TOP)
-            else:
-                for start in range(0, count, CHUNK):  # rows that stay in the cache
-                    stop = min(start + CHUNK, count)
-                    part = trunk[(top + start) // 2 : (top + stop + 1) // 2] @ level.above[0]
-                    part += level.above[1]
-                    part *= 2**-12
-                    fine = _unfold_phases(np.floor(part, out=part))[: stop - start, :width]
-                    np.clip(fine + bias, -TOP, TOP, out=above[start:stop], casting="same_kind")
+            for start in range(top, rows.stop, CHUNK):  # rows that stay in the cache
+                part = slice(start, min(start + CHUNK, rows.stop))
+                fine = bias
+                if level.above is not None:
+                    trunk = _trunk(self.levels[coarser], fields[coarser], slice(start // 2, (part.stop + 1) // 2))
+                    fine = _finer(trunk, level.above, part, width) + bias
+                np.clip(fine, -TOP, TOP, out=above[part.start - top : part.stop - top], casting="same_kind")
             yield rows, above.reshape(-1, len(bias))
 
     def _encode_block(self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32]) -> None:
@@ -326,18 +324,36 @@ class _Wavefronts:
         return around.reshape(len(index), -1)
 
 
-def _trunk(level: _Level, values: NDArray[np.int32], trunk: Exact | None) -> Exact | None:
-    """What the next finer level sees of this and all coarser ones, (rows, columns, features)."""
-    if level.trunk is None:
-        return None
-    _, height, width = values.shape
-    padded = np.pad(values.astype(np.float64), ((0, 0), (1, 1), (1, 1)))
-    around = [padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in AROUND]
-    patches = np.stack(around, axis=1).reshape(-1, height, width)  # (channels * 9, H, W)
-    out = np.floor(patches.transpose(1, 2, 0) @ level.trunk[0] * 2**-4)
-    if trunk is not None and level.trunk_above is not None:
-        out += _unfold_phases(np.floor((trunk @ level.trunk_above[0] + level.trunk_above[1]) * 2**-12))[:height, :width]
-    return np.clip(out + level.trunk[1], 0, TOP)
+def _trunk(levels: Sequence[_Level], fields: Sequence[NDArray[np.int32]], rows: slice) -> Exact:
+    """What the next finer level sees of some rows of the first of these levels, and of all others, (H, W, features)."""
+    level, values, count = levels[0], fields[0], rows.stop - rows.start
+    assert level.trunk is not None
+    channels, _, width = values.shape
+    padded = np.zeros((channels, count + 2, width + 2))
+    first = max(rows.start - 1, 0)
+    seen = values[:, first : rows.stop + 1]
+    padded[:, first - rows.start + 1 :, 1:-1][:, : seen.shape[1]] = seen
+    around = [padded[:, 1 + dy : 1 + dy + count, 1 + dx : 1 + dx + width] for dy, dx in AROUND]
+    patches = np.stack(around, axis=1).reshape(-1, count * width)  # (channels * 9, cells)
+    out: Exact = patches.T @ level.trunk[0]
+    out *= 2**-4
+    np.floor(out, out=out)
+    out += level.trunk[1]
+    out = out.reshape(count, width, -1)
+    if level.trunk_above is not None:
+        above = _trunk(levels[1:], fields[1:], slice(rows.start // 2, (rows.stop + 1) // 2))
+        out += _finer(above, level.trunk_above, rows, width)
+    return np.clip(out, 0, TOP, out=out)
+
+
+def _finer(trunk: Exact, layer: tuple[Exact, Exact], rows: slice, width: int) -> Exact:
+    """What a coarser level's trunk says of rows of the next finer one, (rows, width, features): see `coarse` above."""
+    part = trunk.reshape(-1, trunk.shape[2]) @ layer[0]
+    part += layer[1]
+    part *= 2**-12
+    np.floor(part, out=part)
+    first = rows.start % 2
+    return _unfold_phases(part.reshape(*trunk.shape[:2], -1))[first : first + rows.stop - rows.start, :width]
 
 
 def _unfold_phases(phases: Exact) -> Exact:

@@ -18,6 +18,8 @@ from inrcodec.errors import OptionError
 
 MAX_QUALITY_INDEX = 255
 MAX_STEPS = 100_000
+EFFORT_STEPS = (0, 10, 20, 30, 50, 100, 200, 300, 500, 1000)  # of effort 0..9; 0 keeps the first guess
+DEFAULT_EFFORT = 5
 
 
 class Device(StrEnum):
@@ -34,6 +36,18 @@ def quality_index(quality: float) -> int:
     if not 1 <= quality <= 100:
         raise OptionError(f"quality must be 1..100, not {quality:g}")
     return round((quality - 1) / 99 * MAX_QUALITY_INDEX)
+
+
+def steps_of(effort: int | None, steps: int | None) -> int:
+    """The steps of an effort or of DEFAULT_EFFORT, unless they are given. OptionError for both, or outside 0..9."""
+    if steps is not None:
+        if effort is not None:
+            raise OptionError("give an effort or steps, not both")
+        return steps
+    effort = DEFAULT_EFFORT if effort is None else effort
+    if not 0 <= effort < len(EFFORT_STEPS):
+        raise OptionError(f"effort must be 0..{len(EFFORT_STEPS) - 1}, not {effort}")
+    return EFFORT_STEPS[effort]
 
 
 def index_quality(index: int) -> float:
@@ -77,7 +91,7 @@ class EncodeOptions:
     """How to encode one picture."""
 
     quality: float = 60.0  # 1..100
-    steps: int = 100  # of the fit; time is linear in this
+    steps: int = EFFORT_STEPS[DEFAULT_EFFORT]  # of the fit; time is linear in this
     prior: str = "photo"  # name of a bundled prior, or a file
     device: Device = Device.AUTO
     seed: int = 0  # of whatever a fit draws at random

@@ -129,13 +129,10 @@ def render(
         for top in range(rows.start // TILE * TILE, rows.stop, TILE)
         for left in range(columns.start // TILE * TILE, columns.stop, TILE)
     ]
-    if len(tiles) == 1:
-        tile(*tiles[0])
-    else:
-        # One thread per tile: the products are too small to share, and the sines are not shared by NumPy.
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(tiles), os.cpu_count() or 1)) as pool:
-            for done in [pool.submit(tile, *corner) for corner in tiles]:
-                done.result()
+    # One thread per tile: the products are too small to share, and the sines are not shared by NumPy.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(tiles), os.cpu_count() or 1)) as pool:
+        for done in [pool.submit(tile, *corner) for corner in tiles]:
+            done.result()
     return out
 
 
@@ -213,8 +210,7 @@ class _Function:
         self.filters = {k: v.astype(dtype) for k, v in changed.items() if k.startswith(("filter.", "detail."))}
         self.height, self.width = parameters.height, parameters.width
         self.kernels = [(float(b), float(c)) for b, c in prior.tensors.get("field.kernel", ())]
-        gains = field_gains(prior, parameters.conditioning, dtype)
-        self.fields = [values * gain for values, gain in zip(parameters.fields, gains, strict=True)]
+        self.fields, self.gains = parameters.fields, field_gains(prior, parameters.conditioning, dtype)
         self.features = 2 * self.architecture.coordinates + sum(self.architecture.channels)
         self.powers = np.array([1, parameters.conditioning, parameters.conditioning**2], dtype)
         self.network = network or numpy_network(prior, parameters, dtype)
@@ -240,8 +236,8 @@ class _Function:
             planes[:, 0] = normalise(positions[:, 0], self.width)
             planes[:, 1] = normalise(positions[:, 1], self.height)
             at = 2
-        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
-            planes[:, at : at + len(values)] = interpolate_at(values, positions, level, *kernel).T
+        for level, (values, gain, kernel) in enumerate(zip(self.fields, self.gains, self.kernels, strict=True)):
+            planes[:, at : at + len(values)] = (interpolate_at(values, positions, level, *kernel) * gain[..., 0]).T
             at += len(values)
         samples = self._evaluated(planes)
         if self.kernels:
@@ -260,10 +256,10 @@ class _Function:
             planes[..., 0] = normalise(xs, self.width)
             planes[..., 1] = normalise(ys, self.height)[:, None]
             at = 2
-        for level, (values, kernel) in enumerate(zip(self.fields, self.kernels, strict=True)):
+        for level, (values, gain, kernel) in enumerate(zip(self.fields, self.gains, self.kernels, strict=True)):
             rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel, self.dtype)
             columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel, self.dtype)
-            for channel in values[:, rows, columns]:
+            for channel in values[:, rows, columns].astype(self.dtype) * gain:
                 planes[..., at] = down @ channel @ across.T
                 at += 1
         return planes
@@ -274,9 +270,9 @@ class _Function:
 
     def _filtered(self, name: str, seen: Floats) -> Floats:
         """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
-        hidden = _convolve(seen, self.filters[f"{name}.in"])
+        hidden = convolve(seen, self.filters[f"{name}.in"])
         hidden += self.filters[f"{name}.in_bias"] @ self.powers
-        out = _convolve(np.maximum(hidden, 0, out=hidden), self.filters[f"{name}.out"])
+        out = convolve(np.maximum(hidden, 0, out=hidden), self.filters[f"{name}.out"])
         out += self.filters[f"{name}.out_bias"]
         return out
 
@@ -330,7 +326,7 @@ def _inner(values: Floats, top: int, left: int, like: Floats) -> Floats:
     return values[top : top + like.shape[0], left : left + like.shape[1]]
 
 
-def _convolve(x: Floats, kernel: Floats) -> Floats:
+def convolve(x: Floats, kernel: Floats) -> Floats:
     """Correlation of (H + 2, W + 2, in) with a kernel (out, in, 3, 3): (H, W, out)."""
     height, width, out = x.shape[0] - 2, x.shape[1] - 2, len(kernel)
     if out <= x.shape[2]:  # sum shifted products

@@ -77,6 +77,7 @@ def test_json_reports_the_file_on_disk(folder: Path) -> None:
     report = json.loads(run(folder, *words)[1])
     size = (folder / "photo.sinr").stat().st_size
     assert report["bytes"] == size
+    assert report["steps"] == 1
     assert report["bpp"] == pytest.approx(size * 8 / (37 * 22), abs=1e-3)
     info = json.loads(run(folder, "info", "photo.sinr", "--json")[1])
     assert (info["width"], info["height"], info["bytes"]) == (37, 22, size)
@@ -97,6 +98,13 @@ def test_a_mask_says_what_is_known(folder: Path, picture: NDArray[np.uint8]) -> 
     words = ("encode", "photo.png", "--known", "mask.png", "--prior", "fields.safetensors", "--json")
     code, out, _ = run(folder, *words)
     assert code == 3 and "photo.png: the mask of known pixels: expected 37 x 22" in json.loads(out)["error"]["message"]
+
+
+def test_an_effort_stands_for_its_steps(folder: Path) -> None:
+    encoded(folder, "--steps", "20", "-o", "a.sinr")
+    words = ("encode", "photo.png", "--prior", "fields.safetensors", "--effort", "2", "-o", "b.sinr")
+    assert run(folder, *words)[0] == 0
+    assert (folder / "a.sinr").read_bytes() == (folder / "b.sinr").read_bytes()
 
 
 def test_nothing_is_overwritten_without_force(folder: Path) -> None:
@@ -120,6 +128,8 @@ def test_nothing_is_overwritten_without_force(folder: Path) -> None:
         (["encode", "photo.png", "--prior", "text.png"], 5, "text.png"),
         (["encode", "photo.png", "-Q", "101"], 2, "quality"),
         (["encode", "photo.png", "--steps", "-1"], 2, "steps"),
+        (["encode", "photo.png", "--effort", "10"], 2, "effort"),
+        (["encode", "photo.png", "--effort", "0", "--steps", "0"], 2, "not both"),
         (["encode", "photo.png", "-o", "photo.png", "--force"], 2, "photo.png"),
         (["encode", "photo.png", "-o", "nowhere/x.sinr"], 6, "nowhere"),
         (["decode", "missing.sinr"], 4, "missing.sinr"),

@@ -140,10 +140,7 @@ def test_probabilities_are_those_of_the_spec_in_plain_integers() -> None:
     model, n = RateModel(tensors, (1, 2)), 255 - 2 * 31
     expected = plain_symbols(tensors, fields, n)
 
-    from inrcodec.entropy import _trunk
-
-    trunk = _trunk(model.levels[1], fields[1], None)
-    ((block, above),) = model._blocks(model.levels[0], fields[0].shape, trunk, 31)
+    ((_, above),) = model._blocks(0, fields, 31)
     waves = _Wavefronts(67, 5)
     padded = waves.pad(fields[0].astype(np.float64))
     for wave in waves:

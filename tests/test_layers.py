@@ -13,17 +13,16 @@ import inrcodec
 FLOORS = (
     {"errors", "grid", "metrics", "options", "parallel"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
-    {"alpha", "dataset", "deltas", "maml", "prior", "rate", "render", "synthesis", "target"},
+    {"alpha", "dataset", "deltas", "guess", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"adapt", "analysis", "fit", "objective", "processes", "prune", "rounding"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins", "viewer"},
 )
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
-# `encode` and `train-prior` import torch, 2 seconds of it, when they are called. Nothing else may.
+# `encode` with steps and training import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
-    "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "image", "lattice", "metrics", "plugins",
-    "prior",
-    "render", "viewer",
+    "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "guess", "image", "lattice", "metrics",
+    "plugins", "prior", "render", "viewer",
 )  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent

@@ -12,6 +12,7 @@ from inrcodec.options import (
     index_quality,
     lagrangian,
     quality_index,
+    steps_of,
 )
 
 
@@ -52,6 +53,19 @@ def test_a_quality_out_of_range_is_refused(quality: float) -> None:
 def test_a_view_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         DecodeOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_more_effort_is_more_steps_from_none_on() -> None:
+    ladder = [steps_of(effort, None) for effort in range(10)]
+    assert ladder == sorted(set(ladder)) and ladder[0] == 0
+    assert steps_of(None, None) == EncodeOptions().steps == 100
+    assert steps_of(None, 7) == 7
+
+
+@pytest.mark.parametrize("given", [(-1, None), (10, None), (5, 100)])
+def test_an_effort_out_of_range_or_beside_steps_is_refused(given: tuple[int, int | None]) -> None:
+    with pytest.raises(OptionError, match="effort"):
+        steps_of(*given)
 
 
 def test_steps_out_of_range_are_refused() -> None:

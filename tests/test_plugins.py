@@ -69,6 +69,12 @@ def test_pillow_keeps_opacity_and_16_bits_of_grey(mode: str, opened: str, pictur
         assert found.resize((4, 3)).size == (4, 3)
 
 
+def test_pillow_takes_an_effort(tmp_path: Path, picture: NDArray[np.uint8]) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.sinr", effort=1)
+    saved = (tmp_path / "a.sinr").read_bytes()
+    assert saved == inrcodec.encode(picture, steps=10) == inrcodec.encode(picture, effort=1)
+
+
 def test_pillow_reduces_16_bits_of_colour(picture: NDArray[np.uint8]) -> None:
     data = inrcodec.encode(picture * np.uint16(257), steps=0)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.rint(inrcodec.decode(data) / 257))

@@ -26,7 +26,7 @@ def test_commands_of_the_use_section_run(tmp_path: Path, monkeypatch: pytest.Mon
     for line in lines:
         words = shlex.split(line)[1:]
         if words[0] == "encode":
-            words += ["--steps", "0"]
+            words += ["--effort", "0"]  # the last one counts
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, (line, result.output)
 

@@ -77,7 +77,13 @@ def encode(
         Path | None,
         typer.Option(help="Mask: a picture of the same size, black or transparent where pixels are to be filled in."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Fitting steps; time is linear in them.")] = 100,
+    effort: Annotated[
+        int | None,
+        typer.Option("-e", "--effort", help="0 (a first guess, at once) to 9 (1000 steps). Default: 5 (100 steps)."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Fitting steps instead of an effort; time is linear in them.")
+    ] = None,
     prior: PriorOption = None,
     device: DeviceOption = Device.AUTO,
     seed: Annotated[int, typer.Option(help="Same seed, device and version: same bytes.")] = 0,
@@ -96,7 +102,7 @@ def encode(
     from dataclasses import replace
 
     from inrcodec.image import SUFFIXES, parse_picture, read_mask, read_picture
-    from inrcodec.options import EncodeOptions, Target
+    from inrcodec.options import EncodeOptions, Target, steps_of
     from inrcodec.prior import DEFAULT_PRIOR, find_prior
 
     target = None
@@ -105,7 +111,7 @@ def encode(
         if quality is not None:
             raise OptionError("give a quality or a target, not both")
     wanted = EncodeOptions.quality if quality is None else quality
-    options = EncodeOptions(wanted, steps, prior or DEFAULT_PRIOR, device, seed, target)
+    options = EncodeOptions(wanted, steps_of(effort, steps), prior or DEFAULT_PRIOR, device, seed, target)
     found, single = find_jobs(images, SUFFIXES, recursive, output, ".sinr")
     batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(options.prior)
@@ -135,7 +141,7 @@ def encode(
             "bytes": len(result.data),
             "bpp": round(result.bits_per_pixel, 4),
             "quality": round(result.quality, 1),
-            "steps": steps,
+            "steps": options.steps,
             "prior": result.prior,
             "seconds": round(seconds, 3),
         }
@@ -146,7 +152,8 @@ def encode(
         found = f", quality {result.quality:.1f}" if target else ""
         cost = f"{len(result.data)} bytes, {result.bits_per_pixel:.3f} bits per pixel{found}"
         text = f"{job.target}: {cost}, {result.width}x{result.height}, {seconds:.1f} s"
-        detail = f"{job.source}: prior {loaded.name} {loaded.id.hex()}, {steps} steps, groups of {result.groups} bytes"
+        used = f"prior {loaded.name} {loaded.id.hex()}, {options.steps} steps"
+        detail = f"{job.source}: {used}, groups of {result.groups} bytes"
         return Result(facts, text, detail)
 
     report = Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM)

@@ -2,7 +2,7 @@
 
     import inrcodec.plugins.pillow
     image = Image.open("photo.sinr")
-    image.save("photo.sinr", quality=60)     # and steps, prior, seed, device, self_contained
+    image.save("photo.sinr", quality=60)     # and effort or steps, prior, seed, device, self_contained
 
 An image is saved as what its PNG file would be read as: upright, with its ICC profile, EXIF and XMP. Of 16 bits Pillow
 knows grey only; other pictures come down to 8, as it does with PNG files. `draft`, which
@@ -23,7 +23,7 @@ from inrcodec import codec
 from inrcodec.bitstream import MAGIC, Colour, SinrFile, unpack
 from inrcodec.errors import SinrError, TargetWarning
 from inrcodec.image import EXIF_PREFIX, parse_picture
-from inrcodec.options import DecodeOptions, EncodeOptions
+from inrcodec.options import DecodeOptions, EncodeOptions, steps_of
 
 if TYPE_CHECKING:
     from PIL._imaging import PixelAccess
@@ -100,8 +100,9 @@ def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
     picture = parse_picture(png.getvalue(), "the image")
     if info.get("xmp"):
         picture = replace(picture, metadata={**picture.metadata, "xmp": info["xmp"]})
-    options = EncodeOptions(**{key: wanted[key] for key in OPTIONS if key in wanted})
-    made = codec.encode(picture, options, self_contained=wanted.get("self_contained", False))
+    chosen = {key: wanted[key] for key in OPTIONS if key in wanted}
+    chosen["steps"] = steps_of(wanted.get("effort"), wanted.get("steps"))
+    made = codec.encode(picture, EncodeOptions(**chosen), self_contained=wanted.get("self_contained", False))
     if made.missed:
         warnings.warn(made.missed, TargetWarning, stacklevel=4)  # of image.save
     file.write(made.data)

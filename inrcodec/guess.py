@@ -1,0 +1,128 @@
+"""The first guess in NumPy: the twin of `analysis`, for encoding without a fit and so without torch.
+
+Each level is made in square tiles, from the coarser levels as they are before rounding: memory for the work does not
+grow with the picture.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from inrcodec.entropy import MAX_VALUE
+from inrcodec.lattice import field_shapes, interpolation_matrix
+from inrcodec.options import conditioning
+from inrcodec.prior import Prior
+from inrcodec.render import Parameters, convolve, field_gains, numpy_network
+
+TILE = 64  # blocks of 2x2 cells along the side of a tile
+LAYERS = ("in", "mid", "out")  # of 3x3 blocks each: a block depends on as many around it
+
+Floats = NDArray[np.floating[Any]]
+
+
+def first_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> tuple[NDArray[np.int32], ...]:
+    """Quantized fields (channels, rows, columns), level 0 first, of pixels (height, width, 3) in 0..255."""
+    height, width, _ = pixels.shape
+    q = conditioning(quality_index)
+    fields = [np.zeros(shape, np.float32) for shape in field_shapes(height, width, prior.architecture.channels)]
+    guess = _Guess(prior, Parameters(height, width, q, prior.tensors, ()), fields)
+    pyramid = [pixels]
+    for _ in fields[1:]:
+        pyramid.append(_halved(pyramid[-1]))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for level in reversed(range(len(fields))):
+            rows, columns = (-(-size // 2) for size in fields[level].shape[1:])
+            tiles = [
+                (slice(top, min(top + TILE, rows)), slice(left, min(left + TILE, columns)))
+                for top in range(0, rows, TILE)
+                for left in range(0, columns, TILE)
+            ]
+            for done in [pool.submit(guess.tile, level, pyramid[level], *tile) for tile in tiles]:
+                done.result()
+    return tuple(np.clip(np.rint(z), -MAX_VALUE, MAX_VALUE).astype(np.int32) for z in fields)
+
+
+class _Guess:
+    """What the tiles of all levels share."""
+
+    def __init__(self, prior: Prior, parameters: Parameters, fields: list[NDArray[np.float32]]) -> None:
+        self.tensors, self.fields = prior.tensors, fields
+        self.height, self.width = parameters.height, parameters.width
+        self.kernels = [(float(b), float(c)) for b, c in prior.tensors["field.kernel"]]
+        self.gains = field_gains(prior, parameters.conditioning)
+        self.network = numpy_network(prior, parameters)
+        self.powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
+
+    def tile(self, level: int, picture: NDArray[Any], rows: slice, columns: slice) -> None:
+        """Write the level's values in some of its blocks; its picture is (rows, columns, 3) in 0..255."""
+        _, height, width = self.fields[level].shape
+        down, vertical = _grown(rows, -(-height // 2))
+        across, horizontal = _grown(columns, -(-width // 2))
+        part = np.s_[2 * down.start : min(2 * down.stop, height), 2 * across.start : min(2 * across.stop, width)]
+        own = picture[part].astype(np.float32) / np.float32(255) - np.float32(0.5)
+        missing = own - self._rendered(level, *part)
+        unit = np.maximum(np.float32(0.7) * self.gains[level][0, 0, 0], np.float32(0.02))
+        x = _blocks(np.concatenate([missing / unit, 2 * own], 2))  # (H / 2, W / 2, 24)
+        for number, layer in enumerate(LAYERS):
+            kernel, bias = (self.tensors[f"analysis.{level}.{layer}{name}"] for name in ("", "_bias"))
+            y = convolve(np.pad(x, (vertical, horizontal, (0, 0))), kernel)
+            y += bias @ self.powers if number == 0 else bias
+            if layer != "out":
+                np.maximum(y, 0, out=y)
+            x = y if layer != "mid" else y + _inner(x, vertical, horizontal)
+        values = x.reshape(*x.shape[:2], -1, 2, 2).transpose(2, 0, 3, 1, 4)  # channels, blocks, dy, blocks, dx
+        values = values.reshape(len(values), 2 * x.shape[0], 2 * x.shape[1])
+        out = self.fields[level][:, 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop]
+        out[:] = values[:, : out.shape[1], : out.shape[2]] * (self.gains[level][:1] / self.gains[level])
+
+    def _rendered(self, level: int, rows: slice, columns: slice) -> Floats:
+        """The picture of the coarser levels at the centres of some of a level's cells, (H, W, 3)."""
+        ys, xs = ((np.arange(part.start, part.stop) + 0.5) * (1 << level) for part in (rows, columns))
+        planes = np.zeros((len(ys), len(xs), sum(map(len, self.fields))), np.float32)
+        at = sum(map(len, self.fields[: level + 1]))
+        for number in range(level + 1, len(self.fields)):
+            values, gain = self.fields[number], self.gains[number]
+            above, down = interpolation_matrix(ys, number, values.shape[1], *self.kernels[number])
+            beside, across = interpolation_matrix(xs, number, values.shape[2], *self.kernels[number])
+            for channel in values[:, above, beside] * gain:
+                planes[..., at] = down @ channel @ across.T
+                at += 1
+        return self.network(planes.reshape(-1, planes.shape[2])).reshape(*planes.shape[:2], 3)
+
+
+def _grown(part: slice, count: int) -> tuple[slice, tuple[int, int]]:
+    """The blocks of an axis that a part depends on, and how many zeros each layer sees at either end."""
+    start, stop = max(0, part.start - len(LAYERS)), min(count, part.stop + len(LAYERS))
+    return slice(start, stop), (int(start == 0), int(stop == count))
+
+
+def _inner(x: Floats, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Floats:
+    """What is left of (H, W, C) by a layer that sees so many zeros at either end."""
+    (top, bottom), (left, right) = vertical, horizontal
+    return x[1 - top : x.shape[0] - 1 + bottom, 1 - left : x.shape[1] - 1 + right]
+
+
+def _even(x: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, C) with an even number of rows and columns, the last ones repeated."""
+    return np.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode="edge")
+
+
+def _halved(x: NDArray[Any]) -> NDArray[np.float32]:
+    """(H, W, C) averaged over 2x2."""
+    even = _even(x)
+    quads = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1)
+    mean: NDArray[np.float32] = quads.mean((1, 3), dtype=np.float32)
+    return mean
+
+
+def _blocks(x: Floats) -> Floats:
+    """(H, W, C) as blocks of 2x2: (H / 2, W / 2, 4 C)."""
+    even = _even(x)
+    quads = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1)
+    return quads.transpose(0, 2, 4, 1, 3).reshape(*quads.shape[0:3:2], -1)
