@@ -3,7 +3,7 @@
 Opacity is kept to the bit, and straight: colours are not multiplied by it. Between pixel centres it is linear;
 where samples are coarser than pixels it is the mean over their area, and so is the colour (see `render`). Colours of
 fully transparent pixels are not kept. Before a fit they are replaced by a smooth continuation of those around,
-which costs next to nothing, and leaves no dark or bright rim where a picture is decoded larger or smaller.
+which leaves no dark or bright rim where a picture is decoded larger or smaller; further away nothing is stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SWEEPS = 4  # of smoothing per scale of the continuation
 
 
 def pack_alpha(alpha: NDArray[Any]) -> bytes:
-    """Opacity (height, width), uint8 or uint16, as the content of a file's alpha chunk (see `bitstream`)."""
+    """Opacity (height, width), uint8 or uint16, as the content of a file's opacity (see `bitstream`)."""
     difference = np.diff(alpha, axis=1, prepend=alpha.dtype.type(0))
     return difference.astype(alpha.dtype.newbyteorder("<")).tobytes()
 
@@ -31,7 +31,7 @@ def pack_alpha(alpha: NDArray[Any]) -> bytes:
 def unpack_alpha(data: bytes, height: int, width: int, bit_depth: int) -> NDArray[Any]:
     """The inverse of `pack_alpha`. SinrError for another number of bytes."""
     if len(data) != height * width * bit_depth // 8:
-        raise SinrError(f"alpha chunk: expected {height * width * bit_depth // 8} bytes, found {len(data)}")
+        raise SinrError(f"opacity: expected {height * width * bit_depth // 8} bytes, found {len(data)}")
     kind = np.uint8 if bit_depth == 8 else np.uint16
     difference = np.frombuffer(data, f"<u{bit_depth // 8}").reshape(height, width)
     return np.cumsum(difference, axis=1, dtype=kind)

@@ -116,8 +116,15 @@ def pillow_codecs(notice: Callable[[str], None], qualities: tuple[float, ...] = 
     return codecs
 
 
-def measure(folder: Path, codecs: Sequence[Codec], progress: Callable[[int, int], None] | None = None) -> list[Row]:
-    """A row for each picture in the folder, codec and quality. `progress` is told rows done and rows in all.
+def measure(
+    folder: Path,
+    codecs: Sequence[Codec],
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[Row], None] | None = None,
+) -> list[Row]:
+    """A row for each picture in the folder, codec and quality, of which each is told when it is there.
+
+    `progress` is told rows done and rows in all.
 
     ImageError if there are no pictures or one cannot be read as it is; whatever a codec raises.
     """
@@ -133,6 +140,8 @@ def measure(folder: Path, codecs: Sequence[Codec], progress: Callable[[int, int]
                 for quality in codec.qualities:
                     name = path.relative_to(folder).as_posix()
                     rows.append(_measure_one(picture.pixels, source, name, codec, quality))
+                    if tell:
+                        tell(rows[-1])
                     if progress:
                         progress(len(rows), total)
     return rows

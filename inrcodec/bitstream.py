@@ -5,7 +5,7 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     field              type      value
     magic              4 bytes   53 49 4E 52, "SINR"
     version            u8        1
-    flags              u8        bit 0: self-contained; bits 1..7 must be 0
+    flags              u8        bit 0: self-contained; bit 1: with opacity; bits 2..7 must be 0
     colour             u8        0 RGB, 1 grey (the mean of the three decoded channels); others illegal
     bit depth          u8        8 or 16 bits per sample; others illegal
     quality index      u8        0..255; lambda = 2 ** (11.6 - 8 * index / 255), squared 8-bit error per bit
@@ -14,6 +14,8 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     prior id           8 bytes   the first 8 bytes of the SHA-256 of the prior's file
     group count        u8        1..64
     group length       varint    bytes; repeated once per group
+    opacity length     varint    bytes; only if flag bit 1 is set, as the next
+    opacity            bytes     a zstd frame, see below
     group payload      bytes     repeated once per group, coarse to fine, back to back
     chunks                       any number, see below
     end tag            u8        0
@@ -27,8 +29,12 @@ if it is the only byte).
 Groups. The prior says what group k means and how to decode it (see `codec` and `entropy`). A decoder reads
 zeros past the end of a payload, so a payload does not end in a zero byte: the writer drops them and a reader
 refuses them. An empty payload is legal. Coarse-to-fine order makes the beginning of a file a preview of the
-picture: of one that ends after the group lengths, the payloads that are whole can be decoded, at the risk that
+picture: of one that ends after the opacity, the payloads that are whole can be decoded, at the risk that
 damage goes unnoticed, because the CRC-32 is missing.
+
+Opacity. Of every pixel, 0 = transparent, row by row, each as its difference to the one on the left (to 0 in the first
+column), modulo 2 ** bit depth, an integer of the bit depth. Without it the picture is opaque. Colours are straight,
+not multiplied by opacity, and mean nothing at 0; it comes before the groups, whose fields have no values there.
 
 Chunks. A chunk is a tag (u8, 1..255), a length (varint, bytes) and that many bytes. Tags ascend, hence each
 occurs at most once. Bit 7 of a tag tells a reader that does not know it what to do: clear = critical, refuse
@@ -36,15 +42,12 @@ the file; set = ancillary, skip the chunk. Known tags:
 
     0x01 prior   the prior's file; present exactly if flag bit 0 is set. The file then opens where its prior
                  is not installed. The SHA-256 of the content must begin with the prior id
-    0x02 alpha   the opacity of every pixel, 0 = transparent, row by row, each as its difference to the one on the
-                 left (to 0 in the first column), modulo 2 ** bit depth, an integer of the bit depth. Absent = the
-                 picture is opaque. Colours are straight, not multiplied by opacity, and mean nothing at 0
     0x81 ICC     an ICC profile
     0x82 EXIF    an EXIF block, from its TIFF header (II or MM) on, with orientation 1 or none
     0x83 XMP     an XMP packet, UTF-8
 
-The payload of each known chunk is exactly one zstd frame (RFC 8878) that declares its content size, 1 byte to
-64 MiB (of alpha: height x width x bit depth / 8 bytes), uses no dictionary, and is followed by nothing.
+The opacity and the payload of each known chunk are exactly one zstd frame (RFC 8878) that declares its content size, 1
+byte to 64 MiB (of opacity: height x width x bit depth / 8 bytes), uses no dictionary, and is followed by nothing.
 
 What a reader also refuses: more pixels or a longer side than its limits (see `Limits`), which is not part of
 the format but of the machine that reads.
@@ -67,7 +70,7 @@ __all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpac
 
 MAGIC = b"SINR"
 VERSION = 1
-SELF_CONTAINED = 0x01  # the one flag of version 1
+SELF_CONTAINED, WITH_OPACITY = 0x01, 0x02  # the flags of version 1
 BIT_DEPTHS = (8, 16)  # bits per sample
 PRIOR_ID_SIZE = 8  # bytes
 MAX_GROUPS = 64
@@ -75,7 +78,6 @@ MAX_VARINT_SIZE = 5  # bytes, hence
 MAX_VARINT = 2 ** (7 * MAX_VARINT_SIZE) - 1
 END_TAG = 0x00
 PRIOR_TAG = 0x01
-ALPHA_TAG = 0x02
 METADATA_TAGS = {"icc": 0x81, "exif": 0x82, "xmp": 0x83}
 ANCILLARY = 0x80  # the bit of a tag that lets readers skip what they do not know
 MAX_CONTENT = 64 << 20  # bytes in a chunk once decompressed
@@ -118,7 +120,7 @@ class SinrFile:
     groups: tuple[bytes, ...]  # payloads, coarse to fine
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
     prior: bytes | None = None  # the prior's file, if this one is self-contained
-    alpha: bytes | None = None  # content of the alpha chunk, unless the picture is opaque
+    alpha: bytes | None = None  # the opacity's content, unless the picture is opaque
 
     @property
     def alpha_size(self) -> int:
@@ -134,7 +136,7 @@ def pack(file: SinrFile) -> bytes:
     groups = [group.rstrip(b"\0") for group in file.groups]
     out = bytearray(MAGIC)
     out.append(VERSION)
-    out.append(0 if file.prior is None else SELF_CONTAINED)
+    out.append(SELF_CONTAINED * (file.prior is not None) | WITH_OPACITY * (file.alpha is not None))
     out.append(_colour(file.colour))
     out.append(_bit_depth(file.bit_depth))
     out.append(_in_range("quality index", file.quality_index, 0, 255))
@@ -145,15 +147,15 @@ def pack(file: SinrFile) -> bytes:
     out.append(_in_range("group count", len(groups), 1, MAX_GROUPS))
     for group in groups:
         out += _varint(len(group))
+    if file.alpha is not None:
+        _in_range("content of the opacity, in bytes", len(file.alpha), file.alpha_size, file.alpha_size)
+        out += _frame(file.alpha)
     for group in groups:
         out += group
     for tag, content in _chunks(file):
-        limits = (file.alpha_size, file.alpha_size) if tag == ALPHA_TAG else (1, MAX_CONTENT)
-        _in_range(f"content of chunk {tag:#04x}, in bytes", len(content), *limits)
-        payload = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
+        _in_range(f"content of chunk {tag:#04x}, in bytes", len(content), 1, MAX_CONTENT)
         out.append(tag)
-        out += _varint(len(payload))
-        out += payload
+        out += _frame(content)
     out.append(END_TAG)
     out += zlib.crc32(out).to_bytes(CRC_SIZE, "little")
     return bytes(out)
@@ -210,10 +212,10 @@ def _check_version(reader: _Reader) -> None:
 
 
 def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list[int]]:
-    """Everything from after the version to the group lengths: a file without groups, the flags and the lengths."""
+    """Everything from after the version to the opacity: a file without groups, the flags and the group lengths."""
     flags = reader.u8("flags")
-    if flags & ~SELF_CONTAINED:
-        raise SinrError(f"flags: expected bits 1..7 to be 0, found {flags:#010b}")
+    if flags & ~(SELF_CONTAINED | WITH_OPACITY):
+        raise SinrError(f"flags: expected bits 2..7 to be 0, found {flags:#010b}")
     colour = _colour(reader.u8("colour"))
     bit_depth = _bit_depth(reader.u8("bit depth"))
     quality_index = reader.u8("quality index")
@@ -224,7 +226,13 @@ def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list
     prior_id = reader.take(PRIOR_ID_SIZE, "prior id")
     count = _in_range("group count", reader.u8("group count"), 1, MAX_GROUPS)
     lengths = [reader.varint(f"length of group {index}") for index in range(count)]
-    return SinrFile(width, height, colour, bit_depth, quality_index, prior_id, ()), flags, lengths
+    header = SinrFile(width, height, colour, bit_depth, quality_index, prior_id, ())
+    if flags & WITH_OPACITY:
+        payload = reader.take(reader.varint("length of the opacity"), "opacity")
+        alpha = _decompress("opacity", payload, header.alpha_size)
+        _in_range("content of the opacity, in bytes", len(alpha), header.alpha_size, header.alpha_size)
+        header = replace(header, alpha=alpha)
+    return header, flags, lengths
 
 
 def _unpack_group(reader: _Reader, index: int, length: int) -> bytes:
@@ -238,7 +246,7 @@ def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
     """Everything after the version, to the end tag and including it."""
     header, flags, lengths = _unpack_header(reader, limits)
     groups = tuple(_unpack_group(reader, index, length) for index, length in enumerate(lengths))
-    contents = _unpack_chunks(reader, header.alpha_size)
+    contents = _unpack_chunks(reader)
     prior = contents.get(PRIOR_TAG)
     if bool(flags & SELF_CONTAINED) != (prior is not None):
         found = "only the flag" if prior is None else "only the chunk"
@@ -246,7 +254,7 @@ def _unpack_body(reader: _Reader, limits: Limits) -> SinrFile:
     if prior is not None:
         _check_prior_id(prior, header.prior_id)
     metadata = {key: contents[tag] for key, tag in METADATA_TAGS.items() if tag in contents}
-    return replace(header, groups=groups, metadata=metadata, prior=prior, alpha=contents.get(ALPHA_TAG))
+    return replace(header, groups=groups, metadata=metadata, prior=prior)
 
 
 def _damage(reader: _Reader, limits: Limits) -> SinrError:
@@ -261,7 +269,7 @@ def _damage(reader: _Reader, limits: Limits) -> SinrError:
     return SinrError(f"the file is damaged: its CRC-32 does not match{trailing}")
 
 
-def _unpack_chunks(reader: _Reader, alpha_size: int) -> dict[int, bytes]:
+def _unpack_chunks(reader: _Reader) -> dict[int, bytes]:
     """Contents of the known chunks by tag; the end tag is read too."""
     contents = {}
     last = END_TAG
@@ -270,10 +278,7 @@ def _unpack_chunks(reader: _Reader, alpha_size: int) -> dict[int, bytes]:
             raise SinrError(f"chunk {tag:#04x}: expected a tag above {last:#04x}, the one before")
         payload = reader.take(reader.varint(f"length of chunk {tag:#04x}"), f"chunk {tag:#04x}")
         if tag == PRIOR_TAG or tag in METADATA_TAGS.values():
-            contents[tag] = _decompress(tag, payload, MAX_CONTENT)
-        elif tag == ALPHA_TAG:
-            contents[tag] = _decompress(tag, payload, alpha_size)
-            _in_range("content of the alpha chunk, in bytes", len(contents[tag]), alpha_size, alpha_size)
+            contents[tag] = _decompress(f"chunk {tag:#04x}", payload, MAX_CONTENT)
         elif not tag & ANCILLARY:
             raise UnsupportedVersionError(f"chunk {tag:#04x} is critical and unknown: it needs a newer inrcodec")
         last = tag
@@ -289,13 +294,16 @@ def _chunks(file: SinrFile) -> list[tuple[int, bytes]]:
     if file.prior is not None:
         _check_prior_id(file.prior, file.prior_id)
         chunks.append((PRIOR_TAG, file.prior))
-    if file.alpha is not None:
-        chunks.append((ALPHA_TAG, file.alpha))
     return sorted(chunks)
 
 
-def _decompress(tag: int, payload: bytes, most: int) -> bytes:
-    what = f"chunk {tag:#04x}"
+def _frame(content: bytes) -> bytes:
+    """Length and zstd frame of some content."""
+    payload = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(content)
+    return _varint(len(payload)) + payload
+
+
+def _decompress(what: str, payload: bytes, most: int) -> bytes:
     try:
         # zstandard allocates what the frame declares whatever max_output_size says: ask before decompressing.
         size = zstandard.frame_content_size(payload)  # -1 if it is not declared

@@ -24,7 +24,7 @@ from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.guess import first_guess
 from inrcodec.image import Picture
-from inrcodec.lattice import cells, field_shapes
+from inrcodec.lattice import cells, field_shapes, seen_cells
 from inrcodec.metrics import psnr
 from inrcodec.options import (
     MAX_QUALITY_INDEX,
@@ -91,7 +91,9 @@ def encode(
     pixels = picture.pixels if seen is None else spread_colours(picture.pixels, seen)
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
-    rate_model = _rate_model(prior) if prior.architecture.channels else None
+    levels = len(prior.architecture.channels)
+    rate_model = _rate_model(prior) if levels else None
+    coded = None if picture.alpha is None else seen_cells(picture.alpha > 0, levels)
     plain = SinrFile(
         width=width,
         height=height,
@@ -122,12 +124,12 @@ def encode(
 
         device = fit.torch_device(options.device)
         start = (before.fields, before.deltas) if before else None
-        fitted = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen)
+        fitted = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen, coded)
         return with_fields(index, *fitted)
 
     def with_fields(index: int, fields: Fields, changes: FilterDeltas | None) -> _Attempt:
         assert rate_model
-        return packed(index, [pack_deltas(changes), *rate_model.encode(fields, index)], fields, changes)
+        return packed(index, [pack_deltas(changes), *rate_model.encode(fields, index, coded)], fields, changes)
 
     def packed(index: int, groups: list[bytes], fields: Fields = (), changes: FilterDeltas | None = None) -> _Attempt:
         data = pack(replace(plain, quality_index=index, groups=tuple(groups)))
@@ -321,9 +323,12 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
+        coded = None
+        if file.alpha is not None:
+            coded = seen_cells(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth) > 0, len(channels))
         network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[0], prior.tensors))
         try:
-            fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index)
+            fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index, coded)
         except MemoryError:
             raise LimitError(f"{file.width} x {file.height} pixels need more memory than there is") from None
     else:

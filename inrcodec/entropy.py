@@ -20,7 +20,8 @@ Fields (rate model)
     A level's values are one stream, after those of all coarser levels. Its rows are cut into stripes of 64
     that do not see each other; the cells of 8 stripes are visited in wavefronts x + 2 y = 0, 1, ...
     (y within the stripe), by stripe and row within a wavefront, all channels of a cell
-    together. With a(c) an activation in units of 2**-8, z the values already known, zero outside, channel by
+    together. Of a picture with opacity, cells are passed over, and zero, if all pixels in the 5x5 cells around are
+    fully transparent. With a(c) an activation in units of 2**-8, z the values already known, zero outside, channel by
     channel, and n = 255 - 2 * quality index:
 
         above   = clip(coarse(ABOVE) + ((b0 + b1 n + b2 n**2) >> 24), -2**16, 2**16)
@@ -170,8 +171,16 @@ class RateModel:
         self.table = (table / TABLE_SUM).astype(np.float32)
         self.shift = np.repeat(shift, FRACTIONS).astype(np.int64)  # per row of the table
 
-    def encode(self, fields: Sequence[NDArray[np.int32]], quality_index: int) -> list[bytes]:
-        """One stream per level, coarse to fine, of fields (channels, rows, columns), level 0 first."""
+    def encode(
+        self,
+        fields: Sequence[NDArray[np.int32]],
+        quality_index: int,
+        coded: Sequence[NDArray[np.bool_]] | None = None,
+    ) -> list[bytes]:
+        """One stream per level, coarse to fine, of fields (channels, rows, columns), level 0 first.
+
+        With `coded`, (rows, columns) per level, only of these cells; the others must be zero.
+        """
         streams = []
         with threadpool_limits(1, "blas"):
             for number, values in reversed(list(enumerate(fields))):
@@ -179,12 +188,17 @@ class RateModel:
                     raise ValueError(f"field values must be within +-{MAX_VALUE}")
                 encoder = RangeEncoder()
                 for block, above in self._blocks(number, fields, quality_index):
-                    self._encode_block(encoder, self.levels[number], values[:, block].astype(np.float64), above)
+                    waves = _wavefronts(values, block, number, coded)
+                    self._encode_block(encoder, self.levels[number], values[:, block].astype(np.float64), above, waves)
                 streams.append(_bytes(encoder))
         return streams
 
     def decode(
-        self, streams: Sequence[bytes], shapes: Sequence[tuple[int, int, int]], quality_index: int
+        self,
+        streams: Sequence[bytes],
+        shapes: Sequence[tuple[int, int, int]],
+        quality_index: int,
+        coded: Sequence[NDArray[np.bool_]] | None = None,
     ) -> tuple[NDArray[np.int32], ...]:
         """The fields of shapes (channels, rows, columns), level 0 first. SinrError if the streams hold no such thing.
 
@@ -197,7 +211,8 @@ class RateModel:
                 decoder = RangeDecoder(_words(stream))
                 try:
                     for block, above in self._blocks(number, fields, quality_index):
-                        values[:, block] = self._decode_block(decoder, level, values[:, block].shape, above)
+                        waves = _wavefronts(values, block, number, coded)
+                        values[:, block] = self._decode_block(decoder, level, values[:, block].shape, above, waves)
                 except (ValueError, AssertionError) as error:
                     raise SinrError(f"field of level {number}: not a valid stream ({error})") from None
                 if not decoder.maybe_exhausted():
@@ -224,8 +239,9 @@ class RateModel:
                 np.clip(fine, -TOP, TOP, out=above[part.start - top : part.stop - top], casting="same_kind")
             yield rows, above.reshape(-1, len(bias))
 
-    def _encode_block(self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32]) -> None:
-        waves = _Wavefronts(values.shape[1], values.shape[2])
+    def _encode_block(
+        self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32], waves: _Wavefronts
+    ) -> None:
         padded = waves.pad(values)
         flat = values.reshape(len(values), -1)[:, waves.cells].T.astype(np.int64)  # (cells, channels)
         for wave in waves:
@@ -241,8 +257,9 @@ class RateModel:
             for value in high[escaped]:
                 _encode_escape(encoder, int(value))
 
-    def _decode_block(self, decoder: Any, level: _Level, shape: tuple[int, ...], above: NDArray[np.float32]) -> Ints:
-        waves = _Wavefronts(shape[1], shape[2])
+    def _decode_block(
+        self, decoder: Any, level: _Level, shape: tuple[int, ...], above: NDArray[np.float32], waves: _Wavefronts
+    ) -> Ints:
         padded = waves.pad(np.zeros(shape))
         flat = padded.reshape(shape[0], -1)
         for wave in waves:
@@ -286,7 +303,7 @@ def _decode_escape(decoder: Any) -> int:
 class _Wavefronts:
     """The order in which a block's cells are coded: slices of `cells`, one per wavefront, none empty."""
 
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: int, width: int, coded: NDArray[np.bool_] | None = None) -> None:
         self.height, self.width = height, width
         self.stripes = -(-height // STRIPE)
         self.line = width + 4  # a padded row: two zeros at either end
@@ -294,6 +311,8 @@ class _Wavefronts:
         stripe, row = np.divmod(y, STRIPE)
         front = x + 2 * row
         self.cells = np.argsort(front, kind="stable")  # row-major within a wavefront: by stripe, then row
+        if coded is not None:
+            self.cells = self.cells[coded.ravel()[self.cells]]
         bounds = np.searchsorted(front[self.cells], np.arange(int(front.max()) + 2))
         self.slices = [slice(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True) if a < b]
         places = (stripe * (STRIPE + 2) + row + 2) * self.line + x + 2
@@ -322,6 +341,14 @@ class _Wavefronts:
         flat = padded.reshape(len(padded), -1)
         around: Exact = flat[0].take(index) if len(flat) == 1 else flat.take(index, axis=1).transpose(1, 0, 2)
         return around.reshape(len(index), -1)
+
+
+def _wavefronts(
+    values: NDArray[np.int32], block: slice, number: int, coded: Sequence[NDArray[np.bool_]] | None
+) -> _Wavefronts:
+    """The order of some rows of a level's field."""
+    _, height, width = values[:, block].shape
+    return _Wavefronts(height, width, None if coded is None else coded[number][block])
 
 
 def _trunk(levels: Sequence[_Level], fields: Sequence[NDArray[np.int32]], rows: slice) -> Exact:

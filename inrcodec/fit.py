@@ -26,13 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inrcodec import synthesis
 from inrcodec.adapt import adapt_filter
 from inrcodec.analysis import analyse
 from inrcodec.deltas import FilterDeltas, apply_deltas
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
+from inrcodec.lattice import seen_cells
 from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.parallel import in_parallel, one_thread_per_piece
@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 PIXELS = 1 << 16  # per step, of a fit of the network
 WARM = 0.5  # pace of a fit that goes on from another: with full steps it would first lose what that has reached
-QUIET = 3  # finest levels that are zero where nobody sees them; coarser ones cost less going on than with an edge
+QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
 
@@ -80,11 +80,13 @@ def fit_fields(
     start: tuple[Sequence[NDArray[np.int32]], FilterDeltas | None] | None = None,
     lam: float | None = None,
     seen: NDArray[np.bool_] | None = None,
+    coded: Sequence[NDArray[np.bool_]] | None = None,
 ) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
     """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
 
     The fit goes on from `start`, what an earlier one gave, and leaves its deltas; lambda may be another than the
     quality's. Pixels that are not `seen`, (height, width), do not count; the first guess looks at them, though.
+    Cells that are not `coded`, (rows, columns) per level, stay zero.
     """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
@@ -101,8 +103,9 @@ def fit_fields(
     felt: list[Tensor | None] = [None] * len(fields)
     if seen is not None:
         weight = torch.from_numpy(seen).to(device)[None, None].float()
-        for level in range(min(QUIET, len(fields))):
-            mask = felt[level] = synthesis.felt(weight, level)
+        finest = seen_cells(seen, min(QUIET, len(fields)))
+        for level, cells in enumerate([*finest, *(coded or [])[len(finest) :]]):
+            mask = felt[level] = torch.from_numpy(cells).to(device)[None, None].float()
             fields[level] = fields[level] * mask
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0

@@ -28,6 +28,24 @@ def field_shapes(height: int, width: int, channels: tuple[int, ...]) -> list[tup
     return [(c, cells(height, level), cells(width, level)) for level, c in enumerate(channels)]
 
 
+def seen_cells(visible: NDArray[np.bool_], levels: int) -> list[NDArray[np.bool_]]:
+    """The cells of each level of whose 5x5 cells around one has a visible pixel, (height, width) -> (rows, columns).
+
+    The others have no say in what is seen.
+    """
+    found = []
+    for level in range(levels):
+        if level:
+            height, width = visible.shape
+            even = np.pad(visible, ((0, height % 2), (0, width % 2)))
+            visible = even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
+        height, width = visible.shape
+        padded = np.pad(visible, 2)
+        down = np.logical_or.reduce([padded[i : i + height] for i in range(5)])
+        found.append(np.logical_or.reduce([down[:, i : i + width] for i in range(5)]))
+    return found
+
+
 def kernel(t: NDArray[np.float64], b: float, c: float) -> NDArray[np.float64]:
     """The cubic (B, C) kernel at distances t, in cells (Mitchell & Netravali 1988, eq. 8)."""
     t = np.abs(t)

@@ -36,7 +36,6 @@ def cubic(t: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t))) / 6
 
 
-MARGIN = 8  # pixels: two filters look at 4, and finer samples between pixels at 2 more
 HALO = 2  # cells beyond a field's border that its kernel reaches
 
 
@@ -60,14 +59,6 @@ def upsample(values: Tensor, factor: int, kernel: Tensor) -> Tensor:
     planes = values.reshape(batch * channels, 1, height, width)
     fine = functional.pixel_shuffle(functional.conv2d(planes, bank), factor)
     return fine.reshape(batch, channels, fine.shape[2], fine.shape[3])
-
-
-def felt(seen: Tensor, level: int) -> Tensor:
-    """1 at the cells of a level that have a say in what is seen (B, 1, H, W) or in MARGIN pixels around, else 0."""
-    size = 1 << level
-    near = functional.max_pool2d(seen.float(), 2 * MARGIN + 1, 1, MARGIN)
-    near = functional.max_pool2d(functional.pad(near, (0, -near.shape[3] % size, 0, -near.shape[2] % size)), size)
-    return functional.max_pool2d(near, 2 * HALO + 1, 1, HALO)
 
 
 def gains(weights: Weights, conditioning: Tensor) -> Tensor:

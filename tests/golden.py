@@ -20,12 +20,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from inrcodec.alpha import unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, pack, unpack
 from inrcodec.codec import decode, encode
 from inrcodec.deltas import unpack_deltas
 from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture, write_picture
-from inrcodec.lattice import field_shapes
+from inrcodec.lattice import field_shapes, seen_cells
 from inrcodec.options import DecodeOptions, EncodeOptions
 from inrcodec.prior import Prior, find_prior, parse_prior
 
@@ -57,8 +58,12 @@ def digest(file: SinrFile, prior: Prior) -> str:
     """SHA-256 of the quantized fields or deltas of a file as int32, little-endian, in the order of its groups."""
     if prior.architecture.channels:
         shapes = field_shapes(file.height, file.width, prior.architecture.channels)
+        coded = None
+        if file.alpha is not None:
+            alpha = unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
+            coded = seen_cells(alpha > 0, len(shapes))
         numbers = RateModel(prior.tensors, prior.architecture.channels).decode(
-            file.groups[1:], shapes, file.quality_index
+            file.groups[1:], shapes, file.quality_index, coded
         )
         changes = unpack_deltas(file.groups[0], prior.tensors)
         parts = ([changes.values] if changes else []) + list(reversed(numbers))
@@ -112,6 +117,7 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         "grey": fitted(grey),
         "grey-self-contained": fitted(grey, self_contained=True),
         "alpha": fitted(Picture(scene(), alpha=scene()[..., 2])),
+        "half-transparent": fitted(Picture(scene(), alpha=np.tril(np.full((22, 37), 200, np.uint8), -4))),
         "deep": fitted(Picture(scene().astype(np.uint16) * 257)),
         "deep-grey-alpha": fitted(deep),
         "metadata": fitted(Picture(scene(), metadata=metadata)),

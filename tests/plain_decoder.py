@@ -27,6 +27,7 @@ class Container:
     quality_index: int
     prior_id: bytes
     groups: list[bytes]
+    visible: list[list[bool]] | None  # per pixel, of a picture with opacity
     chunks: dict[int, bytes]  # content of all chunks, as zstd frames are decompressed
 
 
@@ -51,16 +52,22 @@ def read_container(data: bytes) -> Container:
                 return value
 
     assert take(5) == b"SINR\x01"
-    flags, _colour, _depth, quality_index = take(4)
+    flags, _colour, depth, quality_index = take(4)
     width, height = varint(), varint()
     prior_id = take(8)
     lengths = [varint() for _ in range(take(1)[0])]
+    visible = None
+    if flags & 2:
+        content = zstandard.decompress(take(varint()))
+        steps = [step for (step,) in struct.iter_unpack("<H" if depth == 16 else "B", content)]
+        rows = [steps[i : i + width] for i in range(0, len(steps), width)]
+        visible = [[sum(row[: x + 1]) % 2**depth > 0 for x in range(width)] for row in rows]
     groups = [take(length) for length in lengths]
     chunks = {}
     while tag := take(1)[0]:
         chunks[tag] = zstandard.decompress(take(varint()))
     assert at == len(data) - 4 and bool(flags & 1) == (1 in chunks)
-    return Container(width, height, quality_index, prior_id, groups, chunks)
+    return Container(width, height, quality_index, prior_id, groups, visible, chunks)
 
 
 def read_tensors(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,19 +163,31 @@ def read_fields(container: Container, channels: list[int], tensors: dict[str, An
         t = {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"rate.{level}.")}
         height, width = -(-container.height >> level), -(-container.width >> level)
         fields[level] = [[[0] * width for _ in range(height)] for _ in range(channels[level])]
-        _read_level(stream, fields[level], trunk, t, tensors, 255 - 2 * container.quality_index)
+        coded = {(y, x) for y in range(height) for x in range(width) if _is_coded(container.visible, y, x, 1 << level)}
+        _read_level(stream, fields[level], coded, trunk, t, tensors, 255 - 2 * container.quality_index)
         trunk = _trunk(fields[level], trunk, t) if level else None
     return fields
 
 
-def _read_level(stream: bytes, field: Field, trunk: Any, t: Any, tensors: dict[str, Any], n: int) -> None:
+def _is_coded(visible: list[list[bool]] | None, y: int, x: int, side: int) -> bool:
+    """Whether a cell has a value: if there is opacity in the 5x5 cells around, of so many pixels a side."""
+    if visible is None:
+        return True
+    top, left = max(0, (y - 2) * side), max(0, (x - 2) * side)
+    return any(any(row[left : (x + 3) * side]) for row in visible[top : (y + 3) * side])
+
+
+def _read_level(
+    stream: bytes, field: Field, coded: set[tuple[int, int]], trunk: Any, t: Any, tensors: dict[str, Any], n: int
+) -> None:
     decoder = RangeDecoder(stream)
     height, width, channels = len(field[0]), len(field[0][0]), len(field)
     for top in range(0, height, 512):
         block = [(y, x) for y in range(top, min(top + 512, height)) for x in range(width)]
         fronts: dict[int, list[tuple[int, int]]] = {}
         for y, x in block:
-            fronts.setdefault(x + 2 * (y % 64), []).append((y, x))
+            if (y, x) in coded:
+                fronts.setdefault(x + 2 * (y % 64), []).append((y, x))
         for front in sorted(fronts):
             places = [(c, y, x) for y, x in fronts[front] for c in range(channels)]
             centres, rows = [], []

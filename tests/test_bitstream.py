@@ -56,6 +56,12 @@ def frame(content: bytes) -> bytes:
     return zstandard.compress(content)
 
 
+def with_opacity(payload: bytes) -> bytes:
+    """The body of a file whose opacity is a payload."""
+    assert len(payload) < 128
+    return b"\2" + BODY[1 : -len(GROUPS)] + GROUPS[:4] + bytes([len(payload)]) + payload + GROUPS[4:] + b"\0"
+
+
 def frame_declaring(size: int) -> bytes:
     """A zstd frame of one empty block whose header declares `size` bytes (RFC 8878, section 3.1.1)."""
     return bytes.fromhex("28b52ffd e0") + size.to_bytes(8, "little") + bytes.fromhex("010000")
@@ -115,7 +121,7 @@ def test_the_order_of_metadata_does_not_change_the_file() -> None:
     assert pack(dataclasses.replace(FULL, metadata=backwards)) == pack(FULL)
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR], ids=["plain", "full", "clear"])
 def test_unpack_rejects_every_flipped_bit(file: SinrFile) -> None:
     data = pack(file)
     for position in range(8 * len(data)):
@@ -125,7 +131,7 @@ def test_unpack_rejects_every_flipped_bit(file: SinrFile) -> None:
             unpack(bytes(flipped))
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR], ids=["plain", "full", "clear"])
 def test_unpack_rejects_every_truncation_as_such(file: SinrFile) -> None:
     data = pack(file)
     for size in range(len(data)):
@@ -178,8 +184,8 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
     "version 0": (sealed(BODY + b"\0", prefix=b"SINR\0"), UnsupportedVersionError, "found 0"),
     "version 2": (sealed(BODY + b"\0", prefix=b"SINR\x02"), UnsupportedVersionError, "found 2"),
     "no body": (sealed(b""), TruncatedFileError, "flags"),
-    "reserved flag": (sealed(b"\x02" + BODY[1:] + b"\0"), SinrError, "bits 1..7"),
-    "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 1..7"),
+    "reserved flag": (sealed(b"\x04" + BODY[1:] + b"\0"), SinrError, "bits 2..7"),
+    "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 2..7"),
     "unknown colour": (sealed(b"\0\x02\x08\x98" + BODY[4:] + b"\0"), SinrError, "colour"),
     "bit depth 0": (sealed(b"\0\0\0\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
     "bit depth 12": (sealed(b"\0\0\x0c\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
@@ -274,8 +280,8 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
         LimitError,
         "declared",
     ),
-    "alpha of another size": (sealed(BODY + chunk(0x02, frame(bytes(59_999))) + b"\0"), SinrError, "alpha chunk"),
-    "alpha that is a bomb": (sealed(BODY + chunk(0x02, frame_declaring(60_001)) + b"\0"), LimitError, "60001"),
+    "opacity of another size": (sealed(with_opacity(frame(bytes(59_999)))), SinrError, "content of the opacity"),
+    "opacity that is a bomb": (sealed(with_opacity(frame_declaring(60_001))), LimitError, "60001"),
     "self-contained without a prior": (sealed(b"\1" + BODY[1:] + b"\0"), SinrError, "only the flag"),
     "prior without the flag": (sealed(BODY + chunk(0x01, frame(PRIOR)) + b"\0"), SinrError, "only the chunk"),
     "another prior than the header names": (
@@ -322,7 +328,7 @@ def test_a_zstd_bomb_is_refused_before_it_is_decompressed(monkeypatch: pytest.Mo
         (lambda file: dataclasses.replace(file, metadata={"iptc": b"x"}), "metadata"),
         (lambda file: dataclasses.replace(file, metadata={"icc": b""}), "chunk 0x81"),
         (lambda file: dataclasses.replace(file, prior=b"another"), "prior chunk"),
-        (lambda file: dataclasses.replace(file, alpha=bytes(300 * 200 - 1)), "chunk 0x02"),
+        (lambda file: dataclasses.replace(file, alpha=bytes(300 * 200 - 1)), "opacity"),
     ],
 )
 def test_pack_refuses_to_write_what_unpack_would_not_read(change: Callable[[SinrFile], SinrFile], message: str) -> None:

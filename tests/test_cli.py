@@ -196,9 +196,11 @@ def test_train_prior_trains_a_prior_that_encodes(folder: Path) -> None:
         "1",
     ]
     words += ["--dense-steps", "3", "--rounds", "1", "--round-steps", "2", "--threads", "1"]
-    code, out, errors = run(folder, "train-prior", ".", "-o", "mine.safetensors", *words)
+    code, out, errors = run(folder, "train-prior", ".", "-o", "mine.safetensors", *words, "-v")
     assert code == 0, errors
     assert "mine.safetensors" in out and (folder / "mine.run" / "log.csv").exists()
+    assert "loss" in errors and "hidden=8" in errors
+    assert run(folder, "train-prior", ".", "-o", "mine.safetensors", *words, "--force", "-q") == (0, "", "")
     code, _, errors = run(folder, "encode", "photo.png", "--prior", "mine.safetensors", "--steps", "1")
     assert code == 0, errors
 
@@ -237,8 +239,10 @@ def test_bench_measures_files_and_writes_table_plot_and_rows(folder: Path) -> No
     assert (folder / "rows.csv").read_text().count("\n") == len(report["rows"]) + 1
     with Image.open(folder / "rd.png") as image:
         assert image.width > 400
-    code, out, errors = run(folder, *words, "--alone")
+    code, out, errors = run(folder, *words, "--alone", "-v")
     assert code == 0 and "PSNR" in out
+    assert errors.count("photo.png: inrcodec, quality 10: ") == 1
+    assert run(folder, *words, "-q") == (0, "", "")
 
 
 def test_version_and_help() -> None:
@@ -247,6 +251,13 @@ def test_version_and_help() -> None:
     text = runner.invoke(app, ["--help"]).stdout
     assert all(name in text for name in ("encode", "decode", "info", "priors", "train-prior", "Exit codes"))
     assert "Examples" in runner.invoke(app, ["encode", "--help"]).stdout
+
+
+def test_what_makes_or_measures_something_is_quiet_or_verbose() -> None:
+    names = ("encode", "decode", "convert", "view", "verify", "bench", "train-prior", "train-fields")
+    for name in names:
+        text = CliRunner().invoke(app, [name, "--help"]).stdout
+        assert "--quiet" in text and "--verbose" in text and "--json" in text, name
 
 
 def test_torch_is_not_imported_where_it_is_not_needed(folder: Path) -> None:

@@ -35,6 +35,23 @@ def test_decode_gives_back_what_encode_was_given(model: RateModel, height: int, 
         assert np.array_equal(expected, found)
 
 
+def test_cells_that_are_passed_over_cost_nothing_and_are_zero(model: RateModel) -> None:
+    fields = random_fields(150, 31, 3.0, seed=5)
+    coded = [np.tile(np.arange(z.shape[2]) < 4, (z.shape[1], 1)) for z in fields]
+    for mask in coded:
+        mask[70:] = False  # whole stripes
+    kept = [z * mask for z, mask in zip(fields, coded, strict=True)]
+    streams = model.encode(kept, 77, coded)
+    back = model.decode(streams, [z.shape for z in fields], 77, coded)
+    assert all(np.array_equal(a, b) for a, b in zip(kept, back, strict=True))
+    narrow = [z[:, :70, :4] for z in kept]
+    assert sum(map(len, streams)) < 1.1 * sum(map(len, model.encode(narrow, 77)))
+    everywhere = [np.ones(z.shape[1:], bool) for z in fields]
+    assert model.encode(fields, 77, everywhere) == model.encode(fields, 77)
+    nowhere = [~mask for mask in everywhere]
+    assert model.encode([z * 0 for z in fields], 77, nowhere) == [b""] * len(fields)
+
+
 def test_blocks_of_stripes_are_independent_of_the_size_of_the_picture(model: RateModel) -> None:
     fields = random_fields(530, 3, 0.5, seed=1)  # more than 8 stripes
     back = model.decode(model.encode(fields, 0), [z.shape for z in fields], 0)

@@ -13,11 +13,10 @@ from inrcodec.fit import (
     soft_round,
     torch_device,
 )
-from inrcodec.lattice import field_shapes
+from inrcodec.lattice import field_shapes, seen_cells
 from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device
 from inrcodec.prior import Prior
-from inrcodec.synthesis import felt
 
 CPU = torch.device("cpu")
 
@@ -73,11 +72,19 @@ def test_values_that_nothing_seen_depends_on_stay_zero(field_prior: Prior, pictu
     seen = np.zeros(picture.shape[:2], bool)
     seen[2:6, 3:8] = True
     fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen)
-    visible = torch.from_numpy(seen)[None, None]
-    for level in range(QUIET):
-        away = felt(visible, level)[0, 0].numpy() == 0
-        assert not fields[level][:, away].any() and fields[level][:, ~away].any()
-    assert away.any()
+    masks = seen_cells(seen, QUIET)
+    for values, near in zip(fields, masks, strict=True):
+        assert not values[:, ~near].any() and values[:, near].any()
+    assert not near.all()
+
+
+def test_cells_that_are_not_coded_stay_zero_at_every_level(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    seen, coded = np.ones((22, 37), bool), [np.arange(-(-37 >> i)) % 3 > 0 for i in range(len(CHANNELS))]
+    seen[0, 0] = False
+    masks = [np.tile(mask, (-(-22 >> level), 1)) for level, mask in enumerate(coded)]
+    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen, coded=masks)
+    for values, mask in zip(fields[QUIET:], masks[QUIET:], strict=True):
+        assert not values[:, ~mask].any() and values[:, mask].any()
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

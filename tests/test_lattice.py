@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from inrcodec.lattice import cells, field_shapes, interpolation_matrix, kernel, taps
+from inrcodec.lattice import cells, field_shapes, interpolation_matrix, kernel, seen_cells, taps
 
 
 def test_cells_cover_any_size() -> None:
@@ -31,6 +31,23 @@ def test_level_0_is_the_values_themselves_at_pixel_centres() -> None:
     whole = np.zeros((5, 9), np.float32)
     whole[:, columns] = matrix
     assert np.allclose(whole, np.eye(9)[3:8], atol=1e-12)
+
+
+def test_seen_cells_have_a_visible_pixel_in_the_5x5_around() -> None:
+    visible = np.random.default_rng(0).random((37, 50)) < 0.004
+    for level, found in enumerate(seen_cells(visible, 4)):
+        side = 1 << level
+        expected = [
+            [
+                visible[max(0, y - 2) * side : (y + 3) * side, max(0, x - 2) * side : (x + 3) * side].any()
+                for x in range(w)
+            ]
+            for h, w in [found.shape]
+            for y in range(h)
+        ]
+        assert found.shape == (cells(37, level), cells(50, level))
+        assert np.array_equal(found, expected) and found.any()
+    assert not seen_cells(visible, 1)[0].all()
 
 
 def test_outermost_cells_go_on_beyond_the_border() -> None:

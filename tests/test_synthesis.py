@@ -3,7 +3,7 @@ import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec.lattice import field_shapes, interpolation_matrix
-from inrcodec.synthesis import felt, haloed, inputs, synthesize, synthesize_finer, upsample
+from inrcodec.synthesis import haloed, inputs, synthesize, upsample
 
 
 def random_fields(height: int, width: int) -> list[torch.Tensor]:
@@ -44,17 +44,3 @@ def test_inputs_are_fields_in_units_of_their_gain() -> None:
     assert planes.shape == (2, sum(CHANNELS), 9, 14)
     assert torch.allclose(planes[0, 0], fields[0][0, 0] * np.exp(-2.0))
     assert torch.allclose(planes[1, 0], fields[0][1, 0] * np.exp(-0.8))
-
-
-def test_what_is_seen_does_not_feel_the_other_cells() -> None:
-    weights, fields, q = field_weights(), random_fields(50, 61), torch.tensor([[0.2], [-0.5]])
-    seen = torch.zeros(2, 1, 50, 61, dtype=torch.bool)
-    seen[:, :, 3:9, 40:52] = True
-    masks = [felt(seen, level) for level in range(len(CHANNELS))]
-    assert all(mask.shape[2:] == z.shape[2:] and 0 < mask.mean() < 1 for mask, z in zip(masks, fields, strict=True))
-    others = [z * mask for z, mask in zip(fields, masks, strict=True)]
-    for function, size in ((synthesize, 1), (synthesize_finer, 2)):
-        place = seen.repeat_interleave(size, 2).repeat_interleave(size, 3).expand(-1, 3, -1, -1)
-        before, after = (function(weights, z, q, OMEGAS) for z in (fields, others))
-        assert torch.allclose(before[place], after[place], atol=1e-6)
-        assert not torch.allclose(before, after, atol=1e-2)

@@ -14,6 +14,8 @@ from inrcodec.cli.app import (
     ForceOption,
     JsonOption,
     PriorOption,
+    QuietOption,
+    VerboseOption,
     app,
     console,
     progress_bar,
@@ -41,6 +43,8 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Rate-distortion plot to write (PNG, SVG or PDF).")] = None,
     csv: Annotated[Path | None, typer.Option(help="Rows to write, one per picture, codec and quality.")] = None,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare rate, distortion and time with JPEG, WebP, AVIF and JPEG XL, on real files."""
@@ -63,10 +67,18 @@ def bench(
     def decode_file(source: Path, target: Path) -> None:
         write_picture(codec.decode(source.read_bytes(), prior=loaded), target)
 
+    def note(text: str) -> None:
+        if not quiet:
+            console.print(f"note: {text}")
+
+    def tell(row: library.Row) -> None:
+        quality = f"{row.file}: {row.codec}, quality {row.quality:g}"
+        console.print(f"{quality}: {row.bpp:.3f} bits per pixel, {row.psnr:.2f} dB", soft_wrap=True, markup=False)
+
     ours = library.Codec("inrcodec", ".sinr", tuple(qualities), encode_file, decode_file)
-    codecs = [ours] + (library.pillow_codecs(lambda text: console.print(f"note: {text}")) if others else [])
-    with progress_bar("measuring", not as_json) as progress:
-        rows = library.measure(folder, codecs, progress)
+    codecs = [ours] + (library.pillow_codecs(note) if others else [])
+    with progress_bar("measuring", not (as_json or quiet)) as progress:
+        rows = library.measure(folder, codecs, progress, tell if verbose else None)
     averages = library.average(rows)
     measured = library.curves(averages)
     rates = library.bd_rates(measured, ours.name)
@@ -76,6 +88,6 @@ def bench(
         library.plot(measured, plot, published=published, overwrite=force)
     if as_json:
         print(json.dumps(library.report(rows, rates)))
-    else:
+    elif not quiet:
         for table in library.tables(averages, rates, ours.name):
             Console().print(table)

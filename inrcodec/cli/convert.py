@@ -14,6 +14,7 @@ from inrcodec.cli.app import (
     PriorOption,
     QuietOption,
     Reporter,
+    VerboseOption,
     app,
     check_target,
     naming,
@@ -35,10 +36,12 @@ def convert(
     prior: PriorOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put the prior into a .sinr file or take it out; the picture stays bit for bit the same."""
     from inrcodec import codec
+    from inrcodec.bitstream import unpack
     from inrcodec.prior import find_prior
 
     target = output or (STREAM if file == STREAM else file.with_suffix(".converted.sinr"))
@@ -49,5 +52,7 @@ def convert(
         data = codec.convert(before, self_contained=self_contained, strip=strip, prior=given)
     write_output(target, data, overwrite=force)
     facts = {"input": str(file), "output": str(target), "bytes": len(data), "self_contained": self_contained}
-    report = Reporter(as_json, quiet, aside=target == STREAM)
-    report(facts, f"{target}: {len(data)} bytes, {len(before)} before")
+    report = Reporter(as_json, quiet, verbose, aside=target == STREAM)
+    content = unpack(data)
+    detail = f"{file}: prior {content.prior_id.hex()}, metadata {', '.join(content.metadata) or 'none'}"
+    report(facts, f"{target}: {len(data)} bytes, {len(before)} before", detail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,9 @@ from inrcodec.cli.app import (
     DeviceOption,
     ForceOption,
     JsonOption,
+    QuietOption,
+    Reporter,
+    VerboseOption,
     app,
     console,
     progress_bar,
@@ -21,6 +23,7 @@ from inrcodec.cli.app import (
 from inrcodec.options import Device
 
 if TYPE_CHECKING:
+    from inrcodec.prior import Prior
     from inrcodec.train import Progress as TrainingProgress
 
 
@@ -53,6 +56,8 @@ def train_prior(
     device: DeviceOption = Device.AUTO,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a sparse prior on a folder of pictures (Meta-SparseINR); run it again to go on after an interruption."""
@@ -72,12 +77,12 @@ def train_prior(
     run = folder or output.with_suffix(".run")
 
     notes = {"pictures": len(crops.names)}
-    with progress_bar("training", not as_json) as bar, processes(options.device):
-        report = _report(bar, not as_json)
-        prior = train(options, crops, run, name=output.stem, notes=notes, progress=report)
+    report = Reporter(as_json, quiet, verbose)
+    with progress_bar("training", report.shows_progress) as bar, processes(options.device):
+        prior = train(options, crops, run, name=output.stem, notes=notes, progress=_progress(bar, report))
     if prior is not None:  # the first of several processes
         write_atomically(output, prior.data, overwrite=force)
-        _say_prior(output, prior.id, len(prior.data), run, as_json)
+        _say_prior(report, output, prior, run, f"{len(crops.names)} pictures, {options}")
 
 
 @app.command(
@@ -106,6 +111,8 @@ def train_fields(
     device: DeviceOption = Device.AUTO,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a prior with lattice fields, as the default prior has them; run it again to go on after an interruption."""
@@ -128,30 +135,28 @@ def train_fields(
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")
     notes = {"pictures": len(crops.names)}
-    with progress_bar("training", not as_json) as bar, processes(options.device):
-        report = _report(bar, not as_json)
-        prior = train(options, crops, run, name=output.stem, start=first, notes=notes, progress=report)
+    report = Reporter(as_json, quiet, verbose)
+    with progress_bar("training", report.shows_progress) as bar, processes(options.device):
+        prior = train(options, crops, run, name=output.stem, start=first, notes=notes, progress=_progress(bar, report))
     if prior is not None:  # the first of several processes
         write_atomically(output, prior.data, overwrite=force)
-        _say_prior(output, prior.id, len(prior.data), run, as_json)
+        _say_prior(report, output, prior, run, f"{len(crops.names)} pictures, {options}")
 
 
-def _report(bar: Callable[[int, int], None] | None, wanted: bool) -> Callable[[TrainingProgress], None]:
+def _progress(bar: Callable[[int, int], None] | None, report: Reporter) -> Callable[[TrainingProgress], None]:
     """What shows how far training is: the bar, if there is one, and a line per report."""
 
-    def report(state: TrainingProgress) -> None:
+    def progress(state: TrainingProgress) -> None:
         if bar:
             bar(state.step, state.steps)
-        if wanted:
+        if report.shows_progress:
             left = time.strftime("%H:%M:%S", time.gmtime(state.seconds_left))
             text = f"step {state.step}/{state.steps} round {state.round} surviving {state.surviving:.3f}"
             console.print(f"{text} loss {state.loss:.5f}, {left} left")
 
-    return report
+    return progress
 
 
-def _say_prior(output: Path, prior_id: bytes, size: int, run: Path, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"output": str(output), "id": prior_id.hex(), "bytes": size, "run": str(run)}))
-    else:
-        print(f"{output}: prior {prior_id.hex()}, {size} bytes; log and checkpoint in {run}")
+def _say_prior(report: Reporter, output: Path, prior: Prior, run: Path, detail: str) -> None:
+    facts = {"output": str(output), "id": prior.id.hex(), "bytes": len(prior.data), "run": str(run)}
+    report(facts, f"{output}: prior {prior.id.hex()}, {len(prior.data)} bytes; log and checkpoint in {run}", detail)

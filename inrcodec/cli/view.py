@@ -15,6 +15,7 @@ from inrcodec.cli.app import (
     PriorOption,
     QuietOption,
     Reporter,
+    VerboseOption,
     app,
     check_target,
     naming,
@@ -33,6 +34,7 @@ def view(
     max_pixels: MaxPixelsOption = 2**28,
     force: ForceOption = False,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page that shows a .sinr file at any zoom, its network computed by the browser."""
@@ -48,4 +50,5 @@ def view(
         made = page(data, file.name, prior=given, limits=Limits(max_pixels))
     write_output(target, made, overwrite=force)
     facts = {"input": str(file), "output": str(target), "bytes": len(made)}
-    Reporter(as_json, quiet, aside=target == STREAM)(facts, f"{target}: {len(made)} bytes; open it in a browser")
+    report = Reporter(as_json, quiet, verbose, aside=target == STREAM)
+    report(facts, f"{target}: {len(made)} bytes; open it in a browser", f"{file}: {len(data)} bytes")
