@@ -2,6 +2,9 @@
 
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ from conftest import write_png
 from numpy.typing import NDArray
 from test_cli import run
 
-from inrcodec.cli.batch import Job, find_jobs
+from inrcodec.cli.app import Reporter
+from inrcodec.cli.batch import Batch, Job, MemoryShare, Progress, Result, do_all, find_jobs
 from inrcodec.errors import ImageError, OptionError
 from inrcodec.image import SUFFIXES
 from inrcodec.prior import Prior
@@ -68,6 +72,51 @@ def test_what_is_ambiguous_or_empty_is_refused(folder: Path) -> None:
         found(folder, "empty")
     with pytest.raises(OptionError, match="only input"):
         find_jobs([Path("-"), folder / "a.png"], SUFFIXES, False, None, ".sinr")
+
+
+def test_files_are_the_same_bytes_whatever_runs_beside_them(folder: Path) -> None:
+    made = []
+    for number, jobs in enumerate((["--jobs", "1"], ["--jobs", "3"], [])):
+        code, _, errors = run(folder, "encode", "-r", ".", "-o", f"out{number}", *QUICK[:2], "--steps", "4", *jobs)
+        assert code == 0, errors
+        made.append([(folder / f"out{number}" / name).read_bytes() for name in ("a.sinr", "in/b.sinr")])
+    assert made[0] == made[1] == made[2]
+
+
+def test_every_core_has_a_file_as_long_as_there_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    many, few = ([Job(Path("a.png"))] * count for count in (20, 3))
+    assert (Batch(many, False).at_once, Batch(few, False).at_once, Batch(many, False, 5).at_once) == (8, 3, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert Batch(many, False).at_once == 2
+
+
+def test_a_job_that_never_ends_does_not_keep_the_others_waiting() -> None:
+    others = threading.Semaphore(0)
+
+    def work(job: Job, progress: Progress) -> Result:
+        if job.source.name == "0":
+            assert all(others.acquire(timeout=20) for _ in range(5))
+        else:
+            others.release()
+        return Result({}, "")
+
+    do_all(Batch([Job(Path(str(n))) for n in range(6)], False, 2), work, Reporter(False, quiet=True), "testing")
+
+
+def test_memory_is_shared_and_what_is_too_large_waits_until_it_is_alone() -> None:
+    memory, held, most = MemoryShare(10), [], []
+
+    def take(size: int) -> None:
+        with memory(size):
+            held.append(size)
+            most.append(sum(held))
+            time.sleep(0.01)
+            held.remove(size)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(take, (4, 25, 3, 6, 4, 5)))
+    assert len(most) == 6 and all(size <= 10 or size == 25 for size in most)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
