@@ -4,19 +4,22 @@ A single file that is named is done as if there were no batches: its error is th
 one is reported and the rest is done; the exit code is then 1.
 
 Many files are done in as many threads as there are cores, each file in its own, so that nothing waits for a slow one.
-A file's result is the same whatever runs beside it.
+A file's result is the same whatever runs beside it. Processes that `torchrun` started take turns in the list of files,
+and the first of them reports for all.
 """
 
 from __future__ import annotations
 
 import glob
+import json
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +27,7 @@ import typer
 
 from inrcodec.cli.app import STREAM, Reporter, check_target, error_facts, progress_bar, show_error
 from inrcodec.errors import OptionError
+from inrcodec.options import Device
 
 RecursiveOption = Annotated[bool, typer.Option("-r", "--recursive", help="Of folders, take what is in them.")]
 JobsOption = Annotated[
@@ -34,6 +38,8 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Skip files whose o
 MtimeOption = Annotated[bool, typer.Option("--keep-mtime", help="Give the output the time of its input.")]
 
 SINR = frozenset({".sinr"})  # suffixes of what is decoded
+
+PATIENCE = timedelta(days=30)  # for other processes: they may have slower files
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -110,6 +116,28 @@ def half_of_memory() -> float:
         return math.inf
 
 
+@dataclass(frozen=True)
+class Team:
+    """The processes among which the files of a batch are shared."""
+
+    number: int = 0  # of this one
+    size: int = 1
+    gather: Callable[[bytes], Sequence[bytes]] = lambda message: [message]  # what each says, by its number
+
+
+@contextmanager
+def torchrun_team(device: Device) -> Iterator[Team]:
+    """The processes that `torchrun` started, or this one alone."""
+    if "RANK" not in os.environ:
+        yield Team()
+        return
+    from inrcodec.fit import torch_device  # torch
+    from inrcodec.processes import gather, process, processes
+
+    with processes(device, PATIENCE):
+        yield Team(*process(), lambda message: gather(message, torch_device(device)))
+
+
 def find_jobs(
     sources: Sequence[Path], suffixes: frozenset[str], recursive: bool, output: Path | None, suffix: str | None
 ) -> tuple[list[Job], bool]:
@@ -162,12 +190,17 @@ def do_all(
     report: Reporter,
     title: str,
     initializer: Callable[[], object] | None = None,
+    team: Team = Team(),
 ) -> None:
     """Do every job, and report each; `initializer` is called in each thread that does some.
 
-    Raises the error of a single file, typer.Exit(1) if some of many failed.
+    Of a team's processes each does its share, and the first reports. Raises the error of a single file, typer.Exit(1)
+    if some of many failed in any process.
     """
+    first = team.number == 0
     if batch.single:
+        if not first:
+            return
         (job,) = batch.jobs
         with progress_bar(title, report.shows_progress) as bar:
             result = _do(batch, job, work, bar or (lambda done, total: None))
@@ -177,6 +210,9 @@ def do_all(
             report(result.facts, result.text, result.detail)
         return
 
+    batch = replace(batch, jobs=batch.jobs[team.number :: team.size])
+    if not first:
+        report = replace(report, quiet=True, verbose=False)
     said: list[dict[str, Any]] = [{} for _ in batch.jobs]
     counts = {"done": 0, "skipped": 0, "failed": 0}
     parts = [0.0 for _ in batch.jobs]  # of each job, how much is done
@@ -224,7 +260,12 @@ def do_all(
                 stopped.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-    report({"files": said, **counts}, ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    found = [json.loads(message) for message in team.gather(json.dumps({"files": said, **counts}).encode())]
+    counts = {what: sum(each[what] for each in found) for what in counts}
+    if first:
+        total = sum(len(each["files"]) for each in found)
+        files = [found[number % team.size]["files"][number // team.size] for number in range(total)]
+        report({"files": files, **counts}, ", ".join(f"{count} {what}" for what, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from inrcodec.cli.batch import (
     do_all,
     find_jobs,
     half_of_memory,
+    torchrun_team,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
@@ -102,7 +104,11 @@ def encode(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit pictures and write them as .sinr files beside them."""
+    """Fit pictures and write them as .sinr files beside them.
+
+    Under torchrun, processes and machines share the files; the first reports for all. With --resume, those that it
+    restarts go on.
+    """
     from dataclasses import replace
 
     from inrcodec.image import SUFFIXES, parse_picture, read_mask, read_picture
@@ -163,7 +169,8 @@ def encode(
         return Result(facts, text, detail)
 
     report = Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM)
-    do_all(batch, work, report, "encoding", share_threads(batch.at_once) if options.steps else None)
+    with torchrun_team(device) as team:
+        do_all(batch, work, report, "encoding", share_threads(batch.at_once) if options.steps else None, team)
 
 
 def size_of(text: str) -> int:
@@ -177,11 +184,15 @@ def size_of(text: str) -> int:
 
 
 def share_threads(jobs: int) -> Callable[[], None]:
-    """What gives each of several threads its share of the cores."""
+    """What gives each of several threads its share of the cores, and its process's GPU."""
 
     def initializer() -> None:
         import torch
 
         torch.set_num_threads(max(1, cores() // jobs))
+        if (
+            torch.cuda.is_available() and "LOCAL_RANK" in os.environ
+        ):  # torchrun's: every thread has to say it for itself
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
     return initializer
