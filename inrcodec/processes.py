@@ -1,6 +1,10 @@
 """Several processes at one task, as `torchrun` starts them: who am I, and what do all of them say together.
 
 Without torchrun everything here is the identity.
+
+What torchrun restarts meets in a store of addresses, in which those of the dead are left (pytorch/pytorch#135712), so
+each attempt has its own names there. Machines count attempts by themselves: for several of them give torchrun
+TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, and each attempt gets its own store.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from datetime import timedelta
 import torch
 import torch.distributed.nn.functional  # its default arguments keep a group alive that is there at its import
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from inrcodec.errors import OptionError
 from inrcodec.fit import torch_device
@@ -31,7 +36,14 @@ def processes(device: Device = Device.AUTO, patience: timedelta | None = None) -
     cuda = torch_device(device).type == "cuda"
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = next(rendezvous("env://"))[0]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        attempt = f"attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+        store = distributed.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    distributed.init_process_group(
+        "nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=patience
+    )
     try:
         yield
     finally:
