@@ -2,6 +2,12 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +16,8 @@ from conftest import write_png
 from numpy.typing import NDArray
 from test_cli import run
 
-from inrcodec.cli.batch import Job, find_jobs
+from inrcodec.cli.app import Reporter
+from inrcodec.cli.batch import Batch, Job, MemoryShare, Progress, Result, do_all, find_jobs
 from inrcodec.errors import ImageError, OptionError
 from inrcodec.image import SUFFIXES
 from inrcodec.prior import Prior
@@ -70,6 +77,51 @@ def test_what_is_ambiguous_or_empty_is_refused(folder: Path) -> None:
         find_jobs([Path("-"), folder / "a.png"], SUFFIXES, False, None, ".sinr")
 
 
+def test_files_are_the_same_bytes_whatever_runs_beside_them(folder: Path) -> None:
+    made = []
+    for number, jobs in enumerate((["--jobs", "1"], ["--jobs", "3"])):
+        code, _, errors = run(folder, "encode", "-r", ".", "-o", f"out{number}", *QUICK, *jobs)
+        assert code == 0, errors
+        made.append([(folder / f"out{number}" / name).read_bytes() for name in ("a.sinr", "in/b.sinr")])
+    assert made[0] == made[1]
+
+
+def test_every_core_has_a_file_as_long_as_there_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    many, few = ([Job(Path("a.png"))] * count for count in (20, 3))
+    assert (Batch(many, False).at_once, Batch(few, False).at_once, Batch(many, False, 5).at_once) == (8, 3, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert Batch(many, False).at_once == 2
+
+
+def test_a_job_that_never_ends_does_not_keep_the_others_waiting() -> None:
+    others = threading.Semaphore(0)
+
+    def work(job: Job, progress: Progress) -> Result:
+        if job.source.name == "0":
+            assert all(others.acquire(timeout=20) for _ in range(5))
+        else:
+            others.release()
+        return Result({}, "")
+
+    do_all(Batch([Job(Path(str(n))) for n in range(6)], False, 2), work, Reporter(False, quiet=True), "testing")
+
+
+def test_memory_is_shared_and_what_is_too_large_waits_until_it_is_alone() -> None:
+    memory, held, most = MemoryShare(10), [], []
+
+    def take(size: int) -> None:
+        with memory(size):
+            held.append(size)
+            most.append(sum(held))
+            time.sleep(0.01)
+            held.remove(size)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(take, (4, 25, 3, 6, 4, 5)))
+    assert len(most) == 6 and all(size <= 10 or size == 25 for size in most)
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_one_bad_file_is_reported_and_the_rest_is_done(folder: Path, jobs: str) -> None:
     (folder / "in" / "bad.png").write_text("this is no picture")
@@ -100,6 +152,38 @@ def test_resume_does_only_what_is_missing(folder: Path) -> None:
     assert (folder / "in" / "b.sinr").stat().st_mtime_ns == before
     assert "is there" in run(folder, "encode", "in/b.png", "--resume", *QUICK)[1]
     assert run(folder, *words, "--resume", "--force")[0] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_files_and_the_first_reports_for_both(folder: Path) -> None:
+    for name in ("d.png", "in/e.png"):
+        write_png(folder / name, np.zeros((6, 8, 3), np.uint8))
+    (folder / "bad.png").write_bytes(b"")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    environment = {**os.environ, **address, "PYTHONPATH": path}
+    # Nothing is overwritten: a file that both do would fail in one of them.
+    words = ["encode", "-r", ".", "--prior", "fields.safetensors", "--effort", "0", "--device", "cpu", "--json"]
+    command = [sys.executable, "-m", "inrcodec", *words]
+    started = [
+        subprocess.Popen(command, cwd=folder, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        first, second = (process.communicate(timeout=120)[0] for process in started)
+    finally:
+        for process in started:
+            process.kill()
+    assert second == "" and [process.returncode for process in started] == [1, 1]
+    report = json.loads(first)
+    assert (report["done"], report["skipped"], report["failed"]) == (5, 0, 1)
+    assert [said["input"] for said in report["files"]] == [
+        "a.png", "bad.png", "d.png", "in/b.png", "in/deep/c.png", "in/e.png"
+    ]  # fmt: skip
+    assert "error" in report["files"][1]
+    assert len(list(folder.rglob("*.sinr"))) == 5
 
 
 def test_json_says_which_file_failed_and_why(folder: Path) -> None:

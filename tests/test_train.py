@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,22 @@ class Ramps:
         slopes = draw.uniform(-0.4, 0.4, (count, 2, 3))
         ramps = pixel_grid(4, 6).reshape(4, 6, 2) @ slopes[:, None] + 0.6
         return torch.from_numpy(ramps).float()[part]
+
+
+@dataclass(frozen=True)
+class Deadly(Ramps):
+    """Ramps that kill the second of torchrun's processes at a step, and note the steps that it is asked for."""
+
+    folder: Path = Path()
+    deadly_step: int = 9
+
+    def batch(self, seed: int, step: int, count: int, part: slice = slice(None)) -> Tensor:
+        if os.environ["RANK"] == "1":
+            with (self.folder / "steps.txt").open("a") as steps:
+                print(step, file=steps)
+            if step == self.deadly_step and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(seed, step, count, part)
 
 
 class Spent:
@@ -303,6 +320,20 @@ def test_two_processes_train_like_one(finished: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(tensor, alone.tensors[name], atol=1e-4)
 
 
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_process_and_training_goes_on(finished: Path, tmp_path: Path) -> None:
+    words = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", __file__, str(tmp_path)]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    steps = [int(line) for line in (tmp_path / "steps.txt").read_text().split()]
+    assert steps == [*range(10), *range(6, 30)]  # there is a checkpoint after 6 steps
+    for row, single in zip(rows(tmp_path), rows(finished), strict=True):
+        assert [float(row[key]) for key in row] == pytest.approx([float(single[key]) for key in row], rel=1e-3)
+
+
 if __name__ == "__main__":  # one of the two processes
     with processes(Device.CPU):
-        train(OPTIONS, Ramps(), Path(sys.argv[1]))
+        folder = Path(sys.argv[1])
+        train(OPTIONS, Deadly(folder=folder) if "TORCHELASTIC_RUN_ID" in os.environ else Ramps(), folder)

@@ -2,16 +2,24 @@
 
 A single file that is named is done as if there were no batches: its error is the command's. Of many files a bad
 one is reported and the rest is done; the exit code is then 1.
+
+Many files are done in as many threads as there are cores, each file in its own, so that nothing waits for a slow one.
+A file's result is the same whatever runs beside it. Processes that `torchrun` started take turns in the list of files,
+and the first of them reports for all.
 """
 
 from __future__ import annotations
 
 import glob
+import json
+import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +27,19 @@ import typer
 
 from inrcodec.cli.app import STREAM, Reporter, check_target, error_facts, progress_bar, show_error
 from inrcodec.errors import OptionError
+from inrcodec.options import Device
 
 RecursiveOption = Annotated[bool, typer.Option("-r", "--recursive", help="Of folders, take what is in them.")]
-JobsOption = Annotated[int, typer.Option("-j", "--jobs", min=1, help="Files at a time; they share the CPU's threads.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option("-j", "--jobs", min=1, help="Files at a time, which share the cores. Default: a core each."),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Skip files whose output is there already.")]
 MtimeOption = Annotated[bool, typer.Option("--keep-mtime", help="Give the output the time of its input.")]
 
 SINR = frozenset({".sinr"})  # suffixes of what is decoded
+
+PATIENCE = timedelta(days=30)  # for other processes: they may have slower files
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -53,7 +67,7 @@ class Batch:
 
     jobs: Sequence[Job]
     single: bool  # one named file: its error is the command's
-    threads: int = 1  # files at a time
+    threads: int | None = None  # files at a time; None: as many as there are cores
     resume: bool = False
     keep_mtime: bool = False
     force: bool = False
@@ -61,6 +75,67 @@ class Batch:
     def __post_init__(self) -> None:
         if self.resume and self.force:
             raise OptionError("--resume keeps outputs and --force replaces them: give one of them")
+
+    @property
+    def at_once(self) -> int:
+        """How many files are done at a time."""
+        return max(1, min(self.threads or cores(), len(self.jobs)))
+
+
+def cores() -> int:
+    """Of this machine, shared among the processes that `torchrun` started on it."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class MemoryShare:
+    """A limit on what several threads hold at a time; one that wants more than there is waits until it is alone."""
+
+    def __init__(self, size: float) -> None:
+        self.size, self.held = size, 0.0  # bytes
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def __call__(self, size: float) -> Iterator[None]:
+        """Inside, so many bytes are held."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.held == 0 or self.held + size <= self.size)
+            self.held += size
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.held -= size
+                self.changed.notify_all()
+
+
+def half_of_memory() -> float:
+    """Bytes of this machine's; infinite where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes among which the files of a batch are shared."""
+
+    number: int = 0  # of this one
+    size: int = 1
+    gather: Callable[[bytes], Sequence[bytes]] = lambda message: [message]  # what each says, by its number
+
+
+@contextmanager
+def torchrun_team(device: Device) -> Iterator[Team]:
+    """The processes that `torchrun` started, or this one alone."""
+    if "RANK" not in os.environ:
+        yield Team()
+        return
+    from inrcodec.fit import torch_device  # torch
+    from inrcodec.processes import gather, process, processes
+
+    with processes(device, PATIENCE):
+        yield Team(*process(), lambda message: gather(message, torch_device(device)))
 
 
 def find_jobs(
@@ -115,12 +190,17 @@ def do_all(
     report: Reporter,
     title: str,
     initializer: Callable[[], object] | None = None,
+    team: Team = Team(),
 ) -> None:
     """Do every job, and report each; `initializer` is called in each thread that does some.
 
-    Raises the error of a single file, typer.Exit(1) if some of many failed.
+    Of a team's processes each does its share, and the first reports. Raises the error of a single file, typer.Exit(1)
+    if some of many failed in any process.
     """
+    first = team.number == 0
     if batch.single:
+        if not first:
+            return
         (job,) = batch.jobs
         with progress_bar(title, report.shows_progress) as bar:
             result = _do(batch, job, work, bar or (lambda done, total: None))
@@ -130,10 +210,15 @@ def do_all(
             report(result.facts, result.text, result.detail)
         return
 
+    batch = replace(batch, jobs=batch.jobs[team.number :: team.size])
+    if not first:
+        report = replace(report, quiet=True, verbose=False)
     said: list[dict[str, Any]] = [{} for _ in batch.jobs]
     counts = {"done": 0, "skipped": 0, "failed": 0}
     parts = [0.0 for _ in batch.jobs]  # of each job, how much is done
     stopped, lock = threading.Event(), threading.Lock()
+
+    from threadpoolctl import threadpool_limits
 
     with progress_bar(title, report.shows_progress) as bar:
 
@@ -164,7 +249,9 @@ def do_all(
                 counts[outcome] += 1
             advance(number, 1.0)
 
-        with ThreadPoolExecutor(batch.threads, initializer=initializer) as pool:
+        # BLAS has one limit for all threads, so it is set before they begin.
+        blas = threadpool_limits(1, "blas") if batch.at_once > 1 else nullcontext()
+        with blas, ThreadPoolExecutor(batch.at_once, initializer=initializer) as pool:
             try:
                 futures = [pool.submit(one, number, job) for number, job in enumerate(batch.jobs)]
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
@@ -173,7 +260,12 @@ def do_all(
                 stopped.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-    report({"files": said, **counts}, ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    found = [json.loads(message) for message in team.gather(json.dumps({"files": said, **counts}).encode())]
+    counts = {what: sum(each[what] for each in found) for what in counts}
+    if first:
+        total = sum(len(each["files"]) for each in found)
+        files = [found[number % team.size]["files"][number // team.size] for number in range(total)]
+        report({"files": files, **counts}, ", ".join(f"{count} {what}" for what, count in counts.items() if count))
     if counts["failed"]:
         raise typer.Exit(1)
 

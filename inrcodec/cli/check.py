@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def verify(
     files: Annotated[list[Path], typer.Argument(help="Files to check, folders or patterns; - is stdin.")],
     recursive: RecursiveOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
     prior: PriorOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,

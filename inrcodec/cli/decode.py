@@ -64,7 +64,7 @@ def decode(
         ),
     ] = None,
     recursive: RecursiveOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
     resume: ResumeOption = False,
     keep_mtime: MtimeOption = False,
     file_format: Annotated[

@@ -30,16 +30,22 @@ from inrcodec.cli.batch import (
     Batch,
     Job,
     JobsOption,
+    MemoryShare,
     MtimeOption,
     Progress,
     RecursiveOption,
     Result,
     ResumeOption,
+    cores,
     do_all,
     find_jobs,
+    half_of_memory,
+    torchrun_team,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
+
+FIT_MEMORY, GUESS_MEMORY = 1000, 50  # bytes per pixel, about, that encoding takes with steps and without
 
 
 @app.command(
@@ -57,7 +63,7 @@ def encode(
         ),
     ] = None,
     recursive: RecursiveOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
     resume: ResumeOption = False,
     keep_mtime: MtimeOption = False,
     quality: Annotated[
@@ -98,7 +104,11 @@ def encode(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit pictures and write them as .sinr files beside them."""
+    """Fit pictures and write them as .sinr files beside them.
+
+    Under torchrun, processes and machines share the files; the first reports for all. With --resume, those that it
+    restarts go on.
+    """
     from dataclasses import replace
 
     from inrcodec.image import SUFFIXES, parse_picture, read_mask, read_picture
@@ -116,6 +126,8 @@ def encode(
     batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(options.prior)
     mask = read_mask(known) if known else None
+    memory = MemoryShare(half_of_memory())
+    per_pixel = FIT_MEMORY if options.steps else GUESS_MEMORY
     from inrcodec import codec
 
     def work(job: Job, progress: Progress) -> Result:
@@ -126,12 +138,12 @@ def encode(
             picture = read_picture(job.source, convert=convert)
         if strip:
             picture = replace(picture, metadata={})
-        began = time.perf_counter()
-        with naming(job.source):
+        with naming(job.source), memory(picture.pixels[..., 0].size * per_pixel):
+            began = time.perf_counter()
             result = codec.encode(
                 picture, options, prior=loaded, self_contained=self_contained, known=mask, progress=progress
             )
-        seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began
         write_output(job.target, result.data, overwrite=force)
         facts = {
             "input": str(job.source),
@@ -157,7 +169,8 @@ def encode(
         return Result(facts, text, detail)
 
     report = Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM)
-    do_all(batch, work, report, "encoding", share_threads(jobs))
+    with torchrun_team(device) as team:
+        do_all(batch, work, report, "encoding", share_threads(batch.at_once) if options.steps else None, team)
 
 
 def size_of(text: str) -> int:
@@ -171,11 +184,15 @@ def size_of(text: str) -> int:
 
 
 def share_threads(jobs: int) -> Callable[[], None]:
-    """What gives each of several threads its share of the CPU's."""
+    """What gives each of several threads its share of the cores, and its process's GPU."""
 
     def initializer() -> None:
         import torch
 
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+        torch.set_num_threads(max(1, cores() // jobs))
+        if (
+            torch.cuda.is_available() and "LOCAL_RANK" in os.environ
+        ):  # torchrun's: every thread has to say it for itself
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
     return initializer
