@@ -42,6 +42,7 @@ __all__ = [
     "pillow_codecs",
     "plot",
     "read_curves",
+    "read_rows",
     "report",
     "tables",
     "to_csv",
@@ -121,16 +122,18 @@ def measure(
     codecs: Sequence[Codec],
     progress: Callable[[int, int], None] | None = None,
     tell: Callable[[Row], None] | None = None,
+    known: Iterable[Row] = (),
 ) -> list[Row]:
     """A row for each picture in the folder, codec and quality, of which each is told when it is there.
 
-    `progress` is told rows done and rows in all.
+    Those that are `known` are not measured again. `progress` is told rows done and rows in all.
 
     ImageError if there are no pictures or one cannot be read as it is; whatever a codec raises.
     """
     paths = find_pictures(folder)
     total = len(paths) * sum(len(codec.qualities) for codec in codecs)
     rows: list[Row] = []
+    before = {(row.codec, row.quality, row.file): row for row in known}
     with TemporaryDirectory(prefix="inrcodec-bench-") as temporary:
         source = Path(temporary, "source.png")
         for path in paths:
@@ -139,9 +142,12 @@ def measure(
             for codec in codecs:
                 for quality in codec.qualities:
                     name = path.relative_to(folder).as_posix()
-                    rows.append(_measure_one(picture.pixels, source, name, codec, quality))
-                    if tell:
-                        tell(rows[-1])
+                    row = before.get((codec.name, quality, name))
+                    if row is None:
+                        row = _measure_one(picture.pixels, source, name, codec, quality)
+                        if tell:
+                            tell(row)
+                    rows.append(row)
                     if progress:
                         progress(len(rows), total)
     return rows
@@ -210,6 +216,19 @@ def to_csv(rows: Iterable[Row]) -> str:
     writer.writeheader()
     writer.writerows(map(asdict, rows))
     return text.getvalue()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What `to_csv` has written to a file. OptionError if it cannot be read or has other columns."""
+    kinds: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.DictReader(file)
+            return [Row(**{f.name: kinds[str(f.type)](line[f.name]) for f in fields(Row)}) for line in lines]
+    except OSError as error:
+        raise OptionError(f"{path}: cannot read the rows: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise OptionError(f"{path}: expected the rows of an earlier run, found {error!r}") from None
 
 
 def tables(averages: Iterable[Average], rates: Mapping[str, float | None], ours: str) -> list[Table]:

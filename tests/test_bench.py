@@ -53,6 +53,18 @@ def coarse_decode(source: Path, target: Path) -> None:
 OURS = Codec("ours", ".raw", (4, 16, 64), coarse_encode, coarse_decode)
 
 
+def test_rows_that_are_known_are_not_measured_again(folder: Path, tmp_path: Path) -> None:
+    rows = bench.measure(folder, [OURS])
+    (tmp_path / "rows.csv").write_text(bench.to_csv(rows[:4]))
+    known, told = bench.read_rows(tmp_path / "rows.csv"), list[Row]()
+    assert known == rows[:4]
+    again = bench.measure(folder, [OURS], tell=told.append, known=known)
+    assert again[:4] == known and again[4:] == told and len(told) == 2
+    (tmp_path / "rows.csv").write_text("codec,bpp\nours,1\n")
+    with pytest.raises(OptionError, match="expected the rows"):
+        bench.read_rows(tmp_path / "rows.csv")
+
+
 def test_rows_are_measured_on_files(folder: Path) -> None:
     told: list[tuple[int, int]] = []
     rows = bench.measure(folder, [OURS], lambda done, total: told.append((done, total)))

@@ -20,6 +20,7 @@ from inrcodec.cli.app import (
     console,
     progress_bar,
 )
+from inrcodec.errors import OptionError
 from inrcodec.options import Device
 
 
@@ -42,6 +43,9 @@ def bench(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Rate-distortion plot to write (PNG, SVG or PDF).")] = None,
     csv: Annotated[Path | None, typer.Option(help="Rows to write, one per picture, codec and quality.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rows that --csv has already, and measure the others.")
+    ] = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -54,9 +58,12 @@ def bench(
     from inrcodec.options import EncodeOptions
     from inrcodec.prior import DEFAULT_PRIOR, find_prior
 
-    for target in (plot, csv):
+    if resume and not csv:
+        raise OptionError("--resume needs --csv, where the rows are")
+    for target, replaced in ((plot, force), (csv, force or resume)):
         if target:
-            check_output(target, overwrite=force)
+            check_output(target, overwrite=replaced)
+    known = library.read_rows(csv) if resume and csv and csv.exists() else []
     published = library.read_curves(overlay) if overlay else {}
     loaded = find_prior(prior or DEFAULT_PRIOR)
 
@@ -72,18 +79,22 @@ def bench(
             console.print(f"note: {text}")
 
     def tell(row: library.Row) -> None:
-        quality = f"{row.file}: {row.codec}, quality {row.quality:g}"
-        console.print(f"{quality}: {row.bpp:.3f} bits per pixel, {row.psnr:.2f} dB", soft_wrap=True, markup=False)
+        if csv:
+            known.append(row)
+            write_atomically(csv, library.to_csv(known).encode(), overwrite=True)
+        if verbose:
+            quality = f"{row.file}: {row.codec}, quality {row.quality:g}"
+            console.print(f"{quality}: {row.bpp:.3f} bits per pixel, {row.psnr:.2f} dB", soft_wrap=True, markup=False)
 
     ours = library.Codec("inrcodec", ".sinr", tuple(qualities), encode_file, decode_file)
     codecs = [ours] + (library.pillow_codecs(note) if others else [])
     with progress_bar("measuring", not (as_json or quiet)) as progress:
-        rows = library.measure(folder, codecs, progress, tell if verbose else None)
+        rows = library.measure(folder, codecs, progress, tell, tuple(known))
+    if csv:  # in the order of the folder
+        write_atomically(csv, library.to_csv(rows).encode(), overwrite=True)
     averages = library.average(rows)
     measured = library.curves(averages)
     rates = library.bd_rates(measured, ours.name)
-    if csv:
-        write_atomically(csv, library.to_csv(rows).encode(), overwrite=force)
     if plot:
         library.plot(measured, plot, published=published, overwrite=force)
     if as_json:

@@ -100,6 +100,8 @@ def train_fields(
     guess_steps: Annotated[int, typer.Option(help="Steps that train everything through the first guess.")] = 8000,
     fit_steps: Annotated[int, typer.Option(help="Steps that train network and rate model at fitted fields.")] = 6000,
     decoder_steps: Annotated[int, typer.Option(help="Steps that train all that decodes at given fits.")] = 4000,
+    decoder_rounds: Annotated[int, typer.Option(help="Sets of fits that these take, one after the other.")] = 2,
+    decoder_batches: Annotated[int, typer.Option(help="Batches that are fitted for each set.")] = 24,
     coarse_steps: Annotated[
         int, typer.Option(help="Steps that train the rate of coarse levels alone, at last; for a large --size.")
     ] = 0,
@@ -128,9 +130,9 @@ def train_fields(
 
     options = FieldOptions(
         batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, decoder_steps=decoder_steps,
-        coarse_steps=coarse_steps, fit_length=fit_length,
-        slots=slots,
-        guess_rate=guess_rate, fit_rate=fit_rate, seed=seed, device=device, threads=threads,
+        decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
+        fit_length=fit_length, slots=slots, guess_rate=guess_rate, fit_rate=fit_rate,
+        seed=seed, device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")
