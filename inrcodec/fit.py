@@ -106,8 +106,8 @@ def fit_fields(
         for level, near in enumerate(seen_cells(seen, min(QUIET, len(fields)))):
             cells[level : level + 1] = [near]
         for level, mask in enumerate(cells):
-            felt[level] = torch.from_numpy(mask).to(device)[None, None].float()
-            fields[level] = fields[level] * felt[level]
+            moving = felt[level] = torch.from_numpy(mask).to(device)[None, None].float()
+            fields[level] = fields[level] * moving
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0
 
