@@ -219,7 +219,7 @@ def format_picture(picture: Picture, path: Path, *, convert: bool = False) -> by
         picture = flatten(picture)
     if not _holds(file_format, picture):
         kind = f"{picture.bit_depth} bits{'' if picture.alpha is None else ' and transparency'}"
-        raise OutputError(f"{path}: {file_format} cannot hold {kind}; choose PNG, or convert to 8 bits on white")
+        raise OutputError(f"{path}: {file_format} cannot hold {kind}; choose PNG, or --convert to 8 bits on white")
     if file_format == "PNG" and picture.bit_depth == 16:
         return _deep_png(picture)
     image = Image.fromarray(picture.to_array())
