@@ -219,7 +219,7 @@ def format_picture(picture: Picture, path: Path, *, convert: bool = False) -> by
         picture = flatten(picture)
     if not _holds(file_format, picture):
         kind = f"{picture.bit_depth} bits{'' if picture.alpha is None else ' and transparency'}"
-        raise OutputError(f"{path}: {file_format} cannot hold {kind}; choose PNG, or convert to 8 bits on white")
+        raise OutputError(f"{path}: {file_format} cannot hold {kind}; choose PNG, or --convert to 8 bits on white")
     if file_format == "PNG" and picture.bit_depth == 16:
         return _deep_png(picture)
     image = Image.fromarray(picture.to_array())
@@ -253,7 +253,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: expected a file or nothing, found something else")
     if not overwrite and os.path.lexists(path):
-        raise OutputExistsError(f"{path}: exists already, and overwriting was not asked for")
+        raise OutputExistsError(f"{path}: exists already (--force replaces it)")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: expected a folder {path.parent}, found none")
     if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
@@ -276,7 +276,7 @@ def write_atomically(path: Path, data: bytes, *, overwrite: bool = False) -> Non
         if overwrite or not _link(temporary, path):
             temporary.replace(path)
     except FileExistsError:  # since it was checked
-        raise OutputExistsError(f"{path}: exists already, and overwriting was not asked for") from None
+        raise OutputExistsError(f"{path}: exists already (--force replaces it)") from None
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -348,17 +348,17 @@ def _read(image: ImageFile.ImageFile, file: BinaryIO, convert: bool) -> Picture:
         raise ImageError(f"expected at least 1 pixel, found {image.width} x {image.height}")
     # The second picture of an MPO is another view or a gain map; its first is what every JPEG viewer shows.
     if getattr(image, "is_animated", False) and image.format != "MPO" and not convert:
-        raise ImageError("expected one picture, found several (converting takes the first)")
+        raise ImageError("expected one picture, found several (--convert takes the first)")
     if image.mode == "F":
         raise ImageError("expected integer samples, found floating-point ones")
     top = _largest_sample(image, file)
     reduced = top > 255 and image.mode not in DEEP_GREY_MODES
     stored, tiles = _deep_colours(image), list(image.tile)  # which loading uses up
     if reduced and not stored and not convert:
-        raise ImageError(f"expected 8 or 16 bits per sample, found {top.bit_length()} (converting scales them)")
+        raise ImageError(f"expected 8 or 16 bits per sample, found {top.bit_length()} (--convert scales them)")
     known = GREY_MODES | COLOUR_MODES | DEEP_GREY_MODES
     if image.mode not in known and not convert:
-        raise ImageError(f"expected RGB, grey or a palette, found {image.mode} (converting makes it RGB)")
+        raise ImageError(f"expected RGB, grey or a palette, found {image.mode} (--convert makes it RGB)")
 
     image.load()
     metadata = _read_metadata(image)

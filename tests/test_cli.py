@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -260,6 +261,16 @@ def test_what_makes_or_measures_something_is_quiet_or_verbose() -> None:
         assert "--quiet" in text and "--verbose" in text and "--json" in text, name
 
 
+def test_a_reader_that_stops_reading_is_no_error_to_talk_about(folder: Path) -> None:
+    encoded(folder)
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "inrcodec", "info", "photo.sinr"]
+    result = subprocess.run(words, cwd=folder, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
 def test_torch_is_not_imported_where_it_is_not_needed(folder: Path) -> None:
     encoded(folder, "--self-contained")
     script = (
@@ -363,8 +374,7 @@ def test_quiet_says_nothing_and_verbose_says_more(folder: Path) -> None:
 
 def test_every_error_has_its_documented_exit_code() -> None:
     documented = {int(code) for code in re.findall(r"(\d+) ", EXIT_CODES)}
-    named = [getattr(errors, name) for name in errors.__all__]
-    kinds = [kind for kind in named if issubclass(kind, errors.InrcodecError)]
+    kinds = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
     assert documented == {0, 130} | {kind.exit_code for kind in kinds}
 
 

@@ -18,5 +18,5 @@ def test_the_limits_are_those_of_the_code() -> None:
 
 
 def test_the_tests_it_names_are_there() -> None:
-    for name in ("hostile", "damage", "fuzz", "crash", "no_surprises"):
+    for name in ("hostile", "damage", "viewer", "fuzz", "crash", "no_surprises"):
         assert f"test_{name}.py" in TEXT and (Path(__file__).parent / f"test_{name}.py").exists()

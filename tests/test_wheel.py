@@ -11,6 +11,8 @@ import pytest
 from conftest import write_png
 from numpy.typing import NDArray
 
+from inrcodec import viewer
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -47,3 +49,5 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path, picture: NDArray
         )
         run(scripts / "inrcodec", "decode", target, cwd=tmp_path)
         assert target.with_suffix(".decoded.png").stat().st_size > 0
+        run(scripts / "inrcodec", "view", target, cwd=tmp_path)
+        assert target.with_suffix(".html").read_bytes() == viewer.page(target.read_bytes(), target.name)

@@ -35,12 +35,17 @@ class Commands(typer.core.TyperGroup):
         """Run a command."""
         as_json = "--json" in ctx.args  # which nobody has parsed yet when an option is misspelt
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except (typer.Exit, typer.Abort):
             raise
         except InrcodecError as error:
             show_error(error, as_json=as_json)
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # who reads stdout has had enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing it would fail once more
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             console.print("interrupted")
             raise typer.Exit(130) from None

@@ -37,7 +37,7 @@ def view(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one HTML page that shows a .sinr file at any zoom, its network computed by the browser."""
+    """Write one HTML page that shows a .sinr file at any zoom up to x256, its network computed by the browser."""
     from inrcodec.bitstream import Limits
     from inrcodec.prior import find_prior
     from inrcodec.viewer import page
