@@ -226,10 +226,9 @@ class RateModel:
         level, coarser = self.levels[number], slice(number + 1, None)
         bias = level.hidden_bias(quality_index)
         _, height, width = fields[number].shape
+        above = np.empty((min(STRIPE * STRIPES, height), width, len(bias)), np.float32)  # of all blocks, one by one
         for top in range(0, height, STRIPE * STRIPES):
             rows = slice(top, min(top + STRIPE * STRIPES, height))
-            count = rows.stop - top
-            above = np.empty((count, width, len(bias)), np.float32)
             for start in range(top, rows.stop, CHUNK):  # rows that stay in the cache
                 part = slice(start, min(start + CHUNK, rows.stop))
                 fine = bias
@@ -237,7 +236,7 @@ class RateModel:
                     trunk = _trunk(self.levels[coarser], fields[coarser], slice(start // 2, (part.stop + 1) // 2))
                     fine = _finer(trunk, level.above, part, width) + bias
                 np.clip(fine, -TOP, TOP, out=above[part.start - top : part.stop - top], casting="same_kind")
-            yield rows, above.reshape(-1, len(bias))
+            yield rows, above[: rows.stop - top].reshape(-1, len(bias))
 
     def _encode_block(
         self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32], waves: _Wavefronts

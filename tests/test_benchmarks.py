@@ -1,0 +1,62 @@
+"""The scripts that measure cost, on a picture that costs nothing."""
+
+import csv
+import sys
+from pathlib import Path
+
+import growth
+import numpy as np
+import pytest
+import speed
+import stages
+from conftest import write_png
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_speed_compares_with_what_pillow_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, table = write_png(tmp_path / "a.png", np.zeros((22, 37, 3), np.uint8)), tmp_path / "speed.csv"
+    monkeypatch.setattr(sys, "argv", ["speed", str(picture), "--efforts", "0", "--csv", str(table)])
+    speed.main()
+    found = {row[""]: row for row in rows(table)}
+    assert set(found) == {"encode, effort 0", "decode, x1", "decode, x4"} | {
+        f"Pillow {suffix}, {side}" for suffix in speed.PILLOW for side in ("encode", "decode")
+    }
+    ours, jpeg = found["decode, x1"], found["Pillow jpg, decode"]
+    assert float(ours["seconds"]) > 0 and float(ours["MiB"]) > 10
+    assert float(ours["/ jpg"]) == pytest.approx(float(ours["seconds"]) / float(jpeg["seconds"]), rel=0.5)
+
+
+def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    assert speed.measured("priors", limit=0.001) is None
+
+
+def test_stages_add_up_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, table = write_png(tmp_path / "a.png", np.zeros((22, 37, 3), np.uint8)), tmp_path / "stages.csv"
+    for owner, name in stages.watched():
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # undone afterwards
+    monkeypatch.setattr(sys, "argv", ["stages", str(picture), "--steps", "3", "--csv", str(table)])
+    stages.main()
+    seconds = {row["stage"]: float(row["seconds"]) for row in rows(table)}
+    total = seconds.pop("total")
+    assert sum(seconds.values()) == pytest.approx(total, abs=0.01)
+    assert all(seconds[name] > 0 for name in ("steps: objective and gradients", "adapting", "rounding"))
+
+
+def test_growth_measures_each_size_once_and_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_png(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (512, 530, 3), dtype=np.uint8))
+    table, drawing = tmp_path / "growth.csv", tmp_path / "growth.png"
+    words = ["growth", str(tmp_path), str(table), "--megapixels", "0.001", "0.002", "--steps", "0"]
+    monkeypatch.setattr(sys, "argv", [*words, "--plot", str(drawing)])
+    growth.main()
+    found = rows(table)
+    assert [(row["what"], row["megapixels"]) for row in found] == [
+        (what, size) for size in ("0.001", "0.002") for what in ("encode, 0 steps", "decode, x1")
+    ]
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(growth, "measured", lambda *words, limit: pytest.fail("measured again"))
+    growth.main()
+    assert rows(table) == found
