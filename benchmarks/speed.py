@@ -101,7 +101,7 @@ def table(picture: Path, efforts: list[int], prior: str, limit: float) -> list[d
         rows.append({"": "steps per second, with adapting and rounding", "seconds": f"{rate:.2f}"})
     for suffix, times in others.items():
         for what, seconds in zip(("encode", "decode"), times, strict=True):
-            rows.append({"": f"Pillow {suffix}, {what}", "seconds": f"{seconds:.3f}"})
+            rows.append({"": f"Pillow {suffix}, {what}", "seconds": f"{seconds:.4f}"})
     return rows
 
 

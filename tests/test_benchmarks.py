@@ -27,7 +27,8 @@ def test_speed_compares_with_what_pillow_takes(tmp_path: Path, monkeypatch: pyte
     }
     ours, jpeg = found["decode, x1"], found["Pillow jpg, decode"]
     assert float(ours["seconds"]) > 0 and float(ours["MiB"]) > 10
-    assert float(ours["/ jpg"]) == pytest.approx(float(ours["seconds"]) / float(jpeg["seconds"]), rel=0.5)
+    # Milliseconds or less, of which four decimals are written.
+    assert float(ours["/ jpg"]) == pytest.approx(float(ours["seconds"]) / max(float(jpeg["seconds"]), 1e-4), rel=0.9)
 
 
 def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
