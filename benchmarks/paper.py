@@ -5,8 +5,12 @@
     python benchmarks/paper.py show RUN/paper.csv --published POINTS.csv --out benchmarks
 
 A FOLDER holds the folders train and test. `run` appends a row to RUN/paper.csv as soon as it is measured; started
-again, it skips those that are there and goes on with a training run where it was. `--methods` and `--seeds` leave out
-the others. `show` prints the tables and draws one plot per data set.
+again, it skips those that are there and goes on with a training run where it was. `--methods`, `--seeds` and `--rounds`
+leave out the others. `show` prints the tables and draws one plot per data set.
+
+Other settings than the size's are tried in a RUN of their own: `--train outer_rate=1e-4 dense_steps=2000` changes
+fields of `TrainOptions`, `--fit-rate` is of the fit's Adam, `--validation 100` takes so many training pictures away
+from training and measures on them, so that the test pictures stay unseen until the settings are chosen.
 
 Each method is measured where it has as many weights as are left after a round of pruning: see `METHODS`. From its
 initial parameters every test picture is fitted by one of two protocols: "adam", 100 steps of Adam, or "sgd", the two
@@ -66,8 +70,9 @@ class Size:
     train: TrainOptions  # of the sparse network; its rounds are those that are trained
     rounds: tuple[int, ...]  # that are measured
     side: int | None  # pixels of a picture's side; None: the data set's own
-    pictures: int | None  # of the test set, drawn by the seed; None: all
+    pictures: int | None  # to measure on, drawn by the seed; None: all
     adam: Protocol
+    validation: int = 0  # training pictures set aside, and measured on instead of the test set; 0: none
 
     @property
     def protocols(self) -> dict[str, Protocol]:
@@ -233,14 +238,19 @@ class Experiment:
 
     @cached_property
     def test(self) -> Tensor:
-        """Test pictures, (pictures, H, W, 3) in [0, 1]."""
-        pictures = self._pictures("test")
+        """The pictures that are measured on, (pictures, H, W, 3) in [0, 1]."""
+        pictures = self._pictures("validation" if self.size.validation else "test")
         return pictures.batch(self.seed, 0, min(self.size.pictures or len(pictures.names), len(pictures.names)))
 
     def _pictures(self, part: str) -> Dataset:
         crop, shorter = SIDES[self.data]
-        side = self.size.side or crop
-        return open_dataset(self.source / part, side, side, resize=round(shorter * side / crop))
+        side, aside = self.size.side or crop, self.size.validation
+        folder = self.source / ("test" if part == "test" else "train")
+        pictures = open_dataset(folder, side, side, resize=round(shorter * side / crop))
+        if part != "test" and aside:
+            cut = len(pictures.names) - aside
+            pictures = replace(pictures, names=pictures.names[cut:] if part == "validation" else pictures.names[:cut])
+        return pictures
 
     def _initial(self, method: str, number: int) -> list[tuple[Parameters, Parameters]]:
         """Parameters and masks from which each of the test pictures is fitted."""
@@ -416,6 +426,11 @@ def main() -> None:
     first.add_argument("--out", type=Path, required=True)
     first.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    first.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
+    first.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
+    first.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
+    first.add_argument("--fit-rate", type=float, help="of the fit's Adam")
+    first.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
     second = commands.add_parser("show", help="print tables, draw plots")
     second.add_argument("results", type=Path)
     second.add_argument("--published", type=Path, help="CSV with the points of the paper's figure")
@@ -428,7 +443,28 @@ def main() -> None:
     if len(folders) < len(arguments.data) or not folders.keys() <= SIDES.keys():
         raise OptionError(f"expected NAME=FOLDER with {', '.join(SIDES)}, found {' '.join(arguments.data)}")
     sources = {name: Path(folder) for name, folder in folders.items()}
-    run(sources, SIZES[arguments.size], arguments.out, arguments.seeds, arguments.methods)
+    run(sources, _size(arguments), arguments.out, arguments.seeds, arguments.methods)
+
+
+def _size(arguments: argparse.Namespace) -> Size:
+    """The size of that name, with what the command line changes."""
+    size = SIZES[arguments.size]
+    kinds = {"int": int, "float": float}
+    numbers = {field.name: kinds[str(field.type)] for field in fields(TrainOptions) if field.type in kinds}
+    changes: dict[str, Any] = {}
+    for word in arguments.train:
+        name, _, value = word.partition("=")
+        if name not in numbers:
+            raise OptionError(f"expected OPTION=NUMBER with {', '.join(numbers)}, found {word}")
+        changes[name] = numbers[name](value)
+    return replace(
+        size,
+        train=replace(size.train, **changes),
+        rounds=tuple(arguments.rounds or size.rounds),
+        pictures=arguments.pictures or size.pictures,
+        adam=replace(size.adam, rate=arguments.fit_rate or size.adam.rate),
+        validation=arguments.validation,
+    )
 
 
 if __name__ == "__main__":

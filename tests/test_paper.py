@@ -185,6 +185,32 @@ def test_the_command_refuses_an_unknown_data_set(monkeypatch: pytest.MonkeyPatch
             paper.main()
 
 
+def test_other_settings_are_tried_on_training_pictures_that_are_set_aside(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "small", TINY)
+    sizes = []
+    monkeypatch.setattr(paper, "run", lambda folders, size, out, seeds, methods: sizes.append(size))
+    words = ["--train", "outer_rate=1e-4", "dense_steps=7", "--fit-rate", "2e-3", "--validation", "2", "--rounds", "1"]
+    monkeypatch.setattr("sys.argv", ["paper.py", "run", f"faces={source}", "--out", str(tmp_path), *words])
+    paper.main()
+    tried = sizes.pop()
+    assert tried == replace(
+        TINY,
+        train=replace(TRAIN, outer_rate=1e-4, dense_steps=7),
+        adam=Protocol(True, 12, 2e-3),
+        validation=2,
+        rounds=(1,),
+    )
+    experiment = paper.Experiment("faces", 0, tried, source, tmp_path)
+    drawn = experiment._pictures("train").batch(0, 0, 3)
+    assert len(experiment._pictures("train").names) == 3 and len(experiment.test) == 2
+    assert all((picture != other).any() for picture in drawn for other in experiment.test)
+    monkeypatch.setattr("sys.argv", ["paper.py", "run", f"faces={source}", "--out", "x", "--train", "colour=3"])
+    with pytest.raises(OptionError, match="OPTION=NUMBER"):
+        paper.main()
+
+
 def test_distances_are_those_to_the_nearest_pixel_of_the_other_kind() -> None:
     inside = np.random.default_rng(5).random((9, 14)) < 0.3
     inside[:, 10:] = False
