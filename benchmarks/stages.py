@@ -48,7 +48,7 @@ def watched() -> dict[tuple[Any, str], str]:
     from inrcodec.entropy import RateModel
 
     return {
-        (fit, "analyse"): "first guess",
+        (fit, "unrounded_guess"): "first guess",
         (fit, "refine"): "steps: noise, rounding, descent",
         (fit, "objective"): "steps: objective and gradients",
         (fit, "adapt_filter"): "adapting",

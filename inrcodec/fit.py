@@ -32,6 +32,7 @@ from inrcodec.deltas import FilterDeltas, apply_deltas
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
+from inrcodec.guess import unrounded_guess
 from inrcodec.lattice import seen_cells
 from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
@@ -93,12 +94,14 @@ def fit_fields(
     q = torch.full((1, 1), conditioning(quality_index), device=device)
     generator = torch.Generator(device).manual_seed(seed)
     deltas: FilterDeltas | None = None
-    if start is None:
-        with torch.no_grad():
-            fields = analyse(model.weights, target, q, model.channels, model.omegas)
-    else:
+    if start:
         fields = [torch.from_numpy(z).to(device)[None].float() for z in start[0]]
         deltas = start[1]
+    elif device.type == "cpu":
+        fields = [torch.from_numpy(z)[None] for z in unrounded_guess(prior, pixels, quality_index)]
+    else:
+        with torch.no_grad():
+            fields = analyse(model.weights, target, q, model.channels, model.omegas)
     weight = None
     felt: list[Tensor | None] = [None] * len(fields)
     if seen is not None:

@@ -1,4 +1,4 @@
-"""The first guess in NumPy: the twin of `analysis`, for encoding without a fit and so without torch.
+"""The first guess in NumPy: the twin of `analysis`, for encoding on the CPU; without a fit, torch is not needed.
 
 Each level is made in square tiles, from the coarser levels as they are before rounding: memory for the work does not
 grow with the picture.
@@ -28,6 +28,12 @@ Floats = NDArray[np.floating[Any]]
 
 def first_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> tuple[NDArray[np.int32], ...]:
     """Quantized fields (channels, rows, columns), level 0 first, of pixels (height, width, 3) in 0..255."""
+    fields = unrounded_guess(prior, pixels, quality_index)
+    return tuple(np.clip(np.rint(z), -MAX_VALUE, MAX_VALUE).astype(np.int32) for z in fields)
+
+
+def unrounded_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> list[NDArray[np.float32]]:
+    """What `first_guess` rounds."""
     height, width, _ = pixels.shape
     q = conditioning(quality_index)
     fields = [np.zeros(shape, np.float32) for shape in field_shapes(height, width, prior.architecture.channels)]
@@ -45,7 +51,7 @@ def first_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> tuple
             ]
             for done in [pool.submit(guess.tile, level, pyramid[level], *tile) for tile in tiles]:
                 done.result()
-    return tuple(np.clip(np.rint(z), -MAX_VALUE, MAX_VALUE).astype(np.int32) for z in fields)
+    return fields
 
 
 class _Guess:

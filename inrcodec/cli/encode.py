@@ -45,7 +45,7 @@ from inrcodec.cli.batch import (
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
 
-FIT_MEMORY, GUESS_MEMORY = 1000, 50  # bytes per pixel, about, that encoding takes with steps and without
+FIT_MEMORY, GUESS_MEMORY = 500, 50  # bytes per pixel, about, that encoding takes with steps and without
 
 
 @app.command(
