@@ -3,14 +3,17 @@
     python benchmarks/glyphs.py glyphs
     python benchmarks/paper.py run imagenette=FOLDER faces=FOLDER glyphs=glyphs --size small --out RUN
     python benchmarks/paper.py show RUN/paper.csv --published POINTS.csv --out benchmarks
+    python benchmarks/paper.py swap imagenette=FOLDER --size small --rounds 13 --validation 100 --out RUN
 
 A FOLDER holds the folders train and test. `run` appends a row to RUN/paper.csv as soon as it is measured; started
 again, it skips those that are there and goes on with a training run where it was. `--methods`, `--seeds` and `--rounds`
-leave out the others. `show` prints the tables and draws one plot per data set.
+leave out the others. `show` prints the tables and draws one plot per data set. `swap` asks what the spread of
+Dense-Narrow over the seeds comes from: it is trained with the first layer that one seed draws and the other layers of
+another, on the same batches and pictures.
 
 Other settings than the size's are tried in a RUN of their own: `--train outer_rate=1e-4 dense_steps=2000` changes
-fields of `TrainOptions`, `--fit-rate` is of the fit's Adam, `--validation 100` takes so many training pictures away
-from training and measures on them, so that the test pictures stay unseen until the settings are chosen.
+fields of `TrainOptions`, `--side` is of the pictures, `--fit-rate` of the fit's Adam, and `--validation 100` takes that
+many training pictures away from training and measures on them: the test pictures stay unseen while settings are chosen.
 
 Each method is measured where it has as many weights as are left after a round of pruning: see `METHODS`. From its
 initial parameters every test picture is fitted by one of two protocols: "adam", 100 steps of Adam, or "sgd", the two
@@ -21,9 +24,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -37,7 +41,7 @@ from inrcodec.errors import OptionError
 from inrcodec.fit import torch_device
 from inrcodec.grid import pixel_grid
 from inrcodec.maml import Parameters, adam_step, picture_loss
-from inrcodec.prior import Prior, read_prior
+from inrcodec.prior import Architecture, Prior, read_prior, save_prior
 from inrcodec.prune import apply_masks, full_masks, prune
 from inrcodec.siren import init_siren
 from inrcodec.train import TrainOptions, train
@@ -196,6 +200,13 @@ def _stacked(each: Sequence[Mapping[str, Tensor]]) -> Parameters:
     return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
 
 
+def _of(prior: Prior) -> tuple[Parameters, Parameters]:
+    """Parameters and masks of a prior."""
+    names = [f"siren.{i}.{part}" for i in range(prior.layers) for part in ("weight", "bias")]
+    parameters = {name: torch.tensor(prior.tensors[name]) for name in names}
+    return parameters, {f"siren.{i}.weight": torch.tensor(prior.mask(i)) for i in range(prior.layers)}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """All methods on one data set with one seed."""
@@ -209,12 +220,52 @@ class Experiment:
     def measure(self, method: str, number: int, protocol: str, at_once: int = 4) -> Row:
         """The score of a method with the weights of a round; trains what it needs."""
         options = self.size.train
+        removed = prunings(method, number, self.size.protocols[protocol].steps, options.fraction)
+        scores, masks = self._fitted(self._initial(method, number), protocol, removed, at_once)
+        width = len(masks["siren.0.weight"])
+        weights = sum(int(mask.sum()) for mask in masks.values())
+        percent = 100 * weights / dense_weights(options.hidden, options.layers)
+        return Row(
+            self.data, self.seed, method, number, width, weights, round(percent, 3), protocol, len(scores),
+            round(fmean(scores), 3),
+        )  # fmt: skip
+
+    def swapped(self, number: int, first: int, rest: int) -> tuple[float, dict[str, float]]:
+        """Dense-Narrow that begins with the first layer of one seed and all else of another.
+
+        The least frequency of its first layer, in radians per half a picture, and its score by each protocol.
+        """
+        width = narrow_width(self.size.train, number)
+        options = replace(self.size.train, seed=self.seed, hidden=width, rounds=0)
+        drawn = {seed: self._drawn(width, torch.Generator().manual_seed(seed)) for seed in (first, rest)}
+        parameters = {
+            name: drawn[first][name] if name.startswith("siren.0.") else value for name, value in drawn[rest].items()
+        }
+        name = f"narrow-{number}-{first}-{rest}"
+        self._folder(name).mkdir(parents=True, exist_ok=True)
+        start = save_prior(
+            self._folder(name) / "start.safetensors",
+            name,
+            Architecture(options.inner.omegas),
+            {key: value.numpy() for key, value in parameters.items()},
+            overwrite=True,
+        )
+        each = [_of(self._trained(name, options, start))] * len(self.test)
+        scores = {protocol: fmean(self._fitted(each, protocol, {})[0]) for protocol in self.size.protocols}
+        return options.omega * float(parameters["siren.0.weight"].norm(dim=1).min()), scores
+
+    def _fitted(
+        self,
+        each: Sequence[tuple[Parameters, Parameters]],
+        protocol: str,
+        removed: Mapping[int, float],
+        at_once: int = 4,
+    ) -> tuple[list[float], Parameters]:
+        """The PSNR of every picture in dB, fitted from parameters and masks of its own; the masks of one of them."""
+        options = self.size.train
         device = torch_device(options.device)
         tests = (self.test - 0.5).flatten(1, 2)  # (pictures, N, 3)
         coordinates = torch.from_numpy(pixel_grid(*self.test.shape[1:3])).to(device)
-        chosen = self.size.protocols[protocol]
-        removed = prunings(method, number, chosen.steps, options.fraction)
-        each = self._initial(method, number)
         scores: list[float] = []
         for begin in range(0, len(tests), at_once):
             part = slice(begin, begin + at_once)
@@ -222,19 +273,20 @@ class Experiment:
             parameters = {name: value.to(device) for name, value in _stacked([p for p, _ in each[part]]).items()}
             masks = {name: value.to(device) for name, value in _stacked([m for _, m in each[part]]).items()}
             parameters, masks = fit(
-                parameters, masks, coordinates, pictures, options.inner.omegas, chosen, removed, options.compile
+                parameters,
+                masks,
+                coordinates,
+                pictures,
+                options.inner.omegas,
+                self.size.protocols[protocol],
+                removed,
+                options.compile,
             )
             losses = vmap(picture_loss, in_dims=(0, 0, None, 0, None))(
                 parameters, masks, coordinates, pictures, options.inner.omegas
             )
             scores += (-10 * losses.log10()).tolist()
-        width = len(parameters["siren.0.bias"][0])
-        weights = sum(int(mask[0].sum()) for mask in masks.values())
-        percent = 100 * weights / dense_weights(options.hidden, options.layers)
-        return Row(
-            self.data, self.seed, method, number, width, weights, round(percent, 3), protocol, len(tests),
-            round(fmean(scores), 3),
-        )  # fmt: skip
+        return scores, _nth(masks, 0)
 
     @cached_property
     def test(self) -> Tensor:
@@ -258,8 +310,7 @@ class Experiment:
         narrow = narrow_width(options, number)
         if method == "Scratch":
             generator = torch.Generator().manual_seed(self.seed)
-            widths = (narrow,) * options.layers
-            draws = [init_siren(2, widths, 3, options.inner.omegas, generator) for _ in self.test]
+            draws = [self._drawn(narrow, generator) for _ in self.test]
             return [(parameters, full_masks(parameters)) for parameters in draws]
         if method == "Dense-Narrow":
             prior = self._trained(f"narrow-{number}", replace(options, hidden=narrow, rounds=0))
@@ -269,10 +320,11 @@ class Experiment:
                 name = "random" if method == "Random Pruning" else "sparse"
                 self._trained(name, replace(options, dense_steps=0, random_pruning=name == "random"), prior)
                 prior = read_prior(self._folder(name) / f"round-{number}.safetensors")
-        names = [f"siren.{i}.{part}" for i in range(prior.layers) for part in ("weight", "bias")]
-        parameters = {name: torch.tensor(prior.tensors[name]) for name in names}
-        masks = {f"siren.{i}.weight": torch.tensor(prior.mask(i)) for i in range(prior.layers)}
-        return [(parameters, masks)] * len(self.test)
+        return [_of(prior)] * len(self.test)
+
+    def _drawn(self, width: int, generator: torch.Generator) -> Parameters:
+        options = self.size.train
+        return init_siren(2, (width,) * options.layers, 3, options.inner.omegas, generator)
 
     def _trained(self, name: str, options: TrainOptions, start: Prior | None = None) -> Prior:
         prior = train(options, self._pictures("train"), self._folder(name), name=name, start=start)
@@ -304,6 +356,18 @@ def run(folders: Mapping[str, Path], size: Size, out: Path, seeds: Sequence[int]
                         with results.open("a", encoding="utf-8", newline="") as file:
                             csv.writer(file, lineterminator="\n").writerow(asdict(row).values())
                         print(*asdict(row).values(), flush=True)
+
+
+def swap(folders: Mapping[str, Path], size: Size, out: Path, seeds: Sequence[int]) -> None:
+    """Print a line per pair of seeds: what `Experiment.swapped` gives, batches and pictures drawn by the first seed."""
+    print("| data | round | first layer | other layers | least frequency | adam | sgd |\n" + "|---" * 7 + "|")
+    for data, source in folders.items():
+        experiment = Experiment(data, seeds[0], size, source, out / "runs")
+        for number in size.rounds:
+            for first, rest in product(seeds, seeds):
+                least, scores = experiment.swapped(number, first, rest)
+                line = f"| {data} | {number} | seed {first} | seed {rest} | {least:.1f} |"
+                print(line + "".join(f" {scores[protocol]:.2f} |" for protocol in ("adam", "sgd")), flush=True)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -357,6 +421,38 @@ def margin(rows: Sequence[Row], number: int) -> float:
         scores = {row.method: row.psnr for row in rows if (row.seed, row.round) == (seed, number)}
         margins.append(scores.pop("Meta-SparseINR") - max(scores.values()))
     return min(margins)
+
+
+def comparison(rows: Sequence[Row], protocol: str, most: float = 20.0) -> str:
+    """Meta-SparseINR against each other method at or below `most` percent of the weights, in Markdown.
+
+    A column per seed: the mean difference in dB, and in how many of the comparisons it is above.
+    """
+    chosen = [row for row in rows if row.protocol == protocol and row.percent <= most]
+    sparse = {(row.data, row.seed, row.round): row.psnr for row in chosen if row.method == "Meta-SparseINR"}
+    seeds = sorted({row.seed for row in chosen})
+    lines = [
+        "| above | on |" + "".join(f" seed {seed} |" for seed in seeds) + " in all |",
+        "|---" * (len(seeds) + 3) + "|",
+    ]
+    for method in METHODS:
+        for data in dict.fromkeys(row.data for row in chosen):
+            same = [row for row in chosen if (row.method, row.data) == (method, data) and method != "Meta-SparseINR"]
+            ahead = {
+                seed: [sparse[data, seed, row.round] - row.psnr for row in same if row.seed == seed] for seed in seeds
+            }
+            cells = "".join(f" {_ahead(differences)} |" for differences in ahead.values())
+            if same:
+                lines.append(
+                    f"| {method} | {data} |{cells} {_ahead([one for each in ahead.values() for one in each])} |"
+                )
+    return "\n".join(lines)
+
+
+def _ahead(differences: Sequence[float]) -> str:
+    if not differences:
+        return ""
+    return f"{fmean(differences):+.2f} ({sum(one > 0 for one in differences)} of {len(differences)})"
 
 
 def read_published(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
@@ -414,23 +510,28 @@ def show(results: Path, published: Path | None, out: Path) -> None:
         for protocol in ("adam", "sgd"):
             print(f"\n{data}, {protocol}\n\n{table(rows, data, protocol)}")
         plot(rows, data, out / f"paper-{data}.png", curves)
+    for protocol in ("adam", "sgd"):
+        print(f"\nMeta-SparseINR minus the others, {protocol}\n\n{comparison(rows, protocol)}")
 
 
 def main() -> None:
     """Run the experiments, or show what they gave."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
-    first = commands.add_parser("run", help="train and measure")
-    first.add_argument("data", nargs="+", help=f"NAME=FOLDER; names: {', '.join(SIDES)}")
-    first.add_argument("--size", choices=SIZES, default="small")
-    first.add_argument("--out", type=Path, required=True)
-    first.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("data", nargs="+", help=f"NAME=FOLDER; names: {', '.join(SIDES)}")
+    settings.add_argument("--size", choices=SIZES, default="small")
+    settings.add_argument("--out", type=Path, required=True)
+    settings.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    settings.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
+    settings.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
+    settings.add_argument("--side", type=int, help="pixels of a picture's side")
+    settings.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
+    settings.add_argument("--fit-rate", type=float, help="of the fit's Adam")
+    settings.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
+    first = commands.add_parser("run", help="train and measure", parents=[settings])
     first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    first.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
-    first.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
-    first.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
-    first.add_argument("--fit-rate", type=float, help="of the fit's Adam")
-    first.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
+    commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[settings])
     second = commands.add_parser("show", help="print tables, draw plots")
     second.add_argument("results", type=Path)
     second.add_argument("--published", type=Path, help="CSV with the points of the paper's figure")
@@ -443,13 +544,16 @@ def main() -> None:
     if len(folders) < len(arguments.data) or not folders.keys() <= SIDES.keys():
         raise OptionError(f"expected NAME=FOLDER with {', '.join(SIDES)}, found {' '.join(arguments.data)}")
     sources = {name: Path(folder) for name, folder in folders.items()}
-    run(sources, _size(arguments), arguments.out, arguments.seeds, arguments.methods)
+    if arguments.command == "swap":
+        swap(sources, _size(arguments), arguments.out, arguments.seeds)
+    else:
+        run(sources, _size(arguments), arguments.out, arguments.seeds, arguments.methods)
 
 
 def _size(arguments: argparse.Namespace) -> Size:
     """The size of that name, with what the command line changes."""
     size = SIZES[arguments.size]
-    kinds = {"int": int, "float": float}
+    kinds: dict[str, Callable[[str], float]] = {"int": int, "float": float, "bool": lambda word: bool(int(word))}
     numbers = {field.name: kinds[str(field.type)] for field in fields(TrainOptions) if field.type in kinds}
     changes: dict[str, Any] = {}
     for word in arguments.train:
@@ -461,6 +565,7 @@ def _size(arguments: argparse.Namespace) -> Size:
         size,
         train=replace(size.train, **changes),
         rounds=tuple(arguments.rounds or size.rounds),
+        side=arguments.side or size.side,
         pictures=arguments.pictures or size.pictures,
         adam=replace(size.adam, rate=arguments.fit_rate or size.adam.rate),
         validation=arguments.validation,

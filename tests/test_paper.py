@@ -14,6 +14,7 @@ from paper import METHODS, SIZES, Protocol, Row, Size, fit, narrow_width, prunin
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.options import Device
+from inrcodec.prior import read_prior
 from inrcodec.prune import full_masks
 from inrcodec.siren import init_siren
 from inrcodec.train import TrainOptions
@@ -165,6 +166,20 @@ def test_the_table_has_means_spreads_and_the_least_margin() -> None:
     ]
 
 
+def test_the_comparison_counts_by_seed_where_few_weights_are_left() -> None:
+    rows = [
+        replace(row(method, seed, 20.0 + score, number), percent=percent)
+        for method, scores in (("Meta-SparseINR", (9, 3, 2, 2)), ("Scratch", (0, 1, 3, 0)))
+        for (seed, number, percent), score in zip(
+            ((0, 4, 41.0), (0, 8, 16.8), (0, 9, 13.4), (1, 8, 16.8)), scores, strict=True
+        )
+    ]
+    assert paper.comparison(rows, "adam").splitlines()[2:] == [
+        "| Scratch | faces | +0.50 (1 of 2) | +2.00 (1 of 1) | +1.00 (2 of 3) |"
+    ]
+    assert len(paper.comparison(rows, "sgd").splitlines()) == 2
+
+
 def test_show_draws_the_published_points_too(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,22 +200,51 @@ def test_the_command_refuses_an_unknown_data_set(monkeypatch: pytest.MonkeyPatch
             paper.main()
 
 
+def test_swapped_layers_are_those_of_the_seeds(
+    source: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.swap({"glyphs": source}, TINY, tmp_path, [0, 1])
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    table = {(cells[2], cells[3]): cells[4:] for cells in lines[2:]}
+    assert len(table) == 4 and len({tuple(cells[1:]) for cells in table.values()}) == 4
+    own = [row.psnr for row in paper.read_rows(finished / "paper.csv") if row.method == "Dense-Narrow"]
+    assert table["seed 0", "seed 0"][1:] == [f"{score:.2f}" for score in own]
+    assert table["seed 1", "seed 0"][0] == table["seed 1", "seed 1"][0] != table["seed 0", "seed 1"][0]
+    begin = read_prior(tmp_path / "runs" / "glyphs-0" / "narrow-2-1-0" / "start.safetensors").tensors
+    drawn = [init_siren(2, (8, 8), 3, (20.0, 20.0), torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    for name, value in begin.items():
+        assert (value == drawn[name.startswith("siren.0.")][name].numpy()).all()
+
+
 def test_other_settings_are_tried_on_training_pictures_that_are_set_aside(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SIZES, "small", TINY)
     sizes = []
     monkeypatch.setattr(paper, "run", lambda folders, size, out, seeds, methods: sizes.append(size))
-    words = ["--train", "outer_rate=1e-4", "dense_steps=7", "--fit-rate", "2e-3", "--validation", "2", "--rounds", "1"]
+    words = [
+        "--train",
+        "outer_rate=1e-4",
+        "dense_steps=7",
+        "compile=1",
+        "--fit-rate",
+        "2e-3",
+        "--validation",
+        "2",
+        "--rounds",
+        "1",
+    ]
+    words += ["--side", "6"]
     monkeypatch.setattr("sys.argv", ["paper.py", "run", f"faces={source}", "--out", str(tmp_path), *words])
     paper.main()
     tried = sizes.pop()
     assert tried == replace(
         TINY,
-        train=replace(TRAIN, outer_rate=1e-4, dense_steps=7),
+        train=replace(TRAIN, outer_rate=1e-4, dense_steps=7, compile=True),
         adam=Protocol(True, 12, 2e-3),
         validation=2,
         rounds=(1,),
+        side=6,
     )
     experiment = paper.Experiment("faces", 0, tried, source, tmp_path)
     drawn = experiment._pictures("train").batch(0, 0, 3)
