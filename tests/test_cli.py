@@ -365,7 +365,7 @@ def test_with_json_errors_are_json_too(folder: Path, words: list[str], code: int
 
 def test_quiet_says_nothing_and_verbose_says_more(folder: Path) -> None:
     words = ("encode", "photo.png", "--prior", "fields.safetensors", "--steps", "1", "--force")
-    assert run(folder, *words, "--alone", "-q") == (0, "", "")
+    assert run(folder, *words, "-q") == (0, "", "")
     code, out, errors = run(folder, *words, "-v")
     assert code == 0 and "bits per pixel" in out and "prior fields" in errors
     code, out, errors = run(folder, "encode", "missing.png", "-q")
