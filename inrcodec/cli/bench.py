@@ -39,7 +39,8 @@ def bench(
     device: DeviceOption = Device.AUTO,
     others: Annotated[bool, typer.Option("--others/--alone", help="Measure JPEG, WebP, AVIF and JPEG XL too.")] = True,
     overlay: Annotated[
-        Path | None, typer.Option(help="CSV with columns codec,bpp,psnr_rgb: published curves for the plot.")
+        Path | None,
+        typer.Option(help="CSV with columns codec,bpp,psnr_rgb: published curves to plot and compare with."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Rate-distortion plot to write (PNG, SVG or PDF).")] = None,
     csv: Annotated[Path | None, typer.Option(help="Rows to write, one per picture, codec and quality.")] = None,
@@ -94,7 +95,7 @@ def bench(
         write_atomically(csv, library.to_csv(rows).encode(), overwrite=True)
     averages = library.average(rows)
     measured = library.curves(averages)
-    rates = library.bd_rates(measured, ours.name)
+    rates = library.bd_rates({**measured, **published}, ours.name)
     if plot:
         library.plot(measured, plot, published=published, overwrite=force)
     if as_json:
