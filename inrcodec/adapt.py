@@ -21,7 +21,7 @@ from inrcodec.deltas import PARTS, FilterDeltas, apply_deltas, pack_deltas
 from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, tiles, within_memory
 from inrcodec.parallel import in_parallel
 
-__all__ = ["adapt_filter"]
+__all__ = ["adapt_filter", "changed_filter"]
 
 STEPS = 100  # of Adam
 RATE = 1.2e-3  # first step; falls to zero
@@ -51,6 +51,12 @@ class _Sample:
             return list(torch.autograd.grad(self.error(parts, q), list(parts.values())))
 
 
+def changed_filter(weights: synthesis.Weights, deltas: FilterDeltas | None) -> dict[str, Tensor]:
+    """The filter's tensors with a picture's changes, on their device."""
+    tensors = {name: weights[name].cpu().numpy() for name in PARTS}
+    return {k: torch.from_numpy(v).to(weights[k].device) for k, v in apply_deltas(tensors, deltas).items()}
+
+
 @within_memory
 def adapt_filter(
     model: FieldModel,
@@ -74,23 +80,18 @@ def adapt_filter(
         missing = target[0, :, rows, columns] - tile.values[tile.inside]
         return _Sample(tile.padded(), missing[None], None if weight is None else weight[:, :, rows, columns])
 
-    places = tiles(target)
+    places, pixels = tiles(target), target[0, 0].numel()
     count = len(places)
-    drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // target[0, 0].numel())]
+    drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // pixels)]
     samples = list(in_parallel(partial(sample, *places[i]) for i in drawn.tolist()))
-    portion = min(len(samples), max(1, PIXELS * count // target[0, 0].numel()))
+    portion = min(len(samples), max(1, PIXELS * count // pixels))
 
     def whole(weights: synthesis.Weights) -> float:
         """Squared error of the picture, as far as the samples tell."""
         return float(sum(in_parallel(partial(s.error, weights, q) for s in samples))) * count / len(samples)
 
     start = {name: model.weights[name] for name in PARTS}
-    tensors = {name: tensor.cpu().numpy() for name, tensor in start.items()}
-
-    def changed(deltas: FilterDeltas | None) -> dict[str, Tensor]:
-        return {k: torch.from_numpy(v).to(q.device) for k, v in apply_deltas(tensors, deltas).items()}
-
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in (start | changed(before)).items()}
+    leaves = {name: tensor.requires_grad_() for name, tensor in changed_filter(model.weights, before).items()}
     adam = torch.optim.Adam(leaves.values(), RATE)
     unit = 2.0 ** -EXPONENTS[len(EXPONENTS) // 2]
     order: list[int] = []
@@ -116,7 +117,7 @@ def adapt_filter(
         for exponent in EXPONENTS:
             steps = flat * 2.0**exponent
             deltas = FilterDeltas(exponent, np.trunc(steps + np.copysign(0.35, steps)).astype(np.int32))
-            gain = (whole(changed(deltas)) - plain) / lam + 8 * len(pack_deltas(deltas))
+            gain = (whole(changed_filter(start, deltas)) - plain) / lam + 8 * len(pack_deltas(deltas))
             if gain < least:
                 best, least = deltas, gain
     return best

@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inrcodec.adapt import adapt_filter
+from inrcodec.adapt import adapt_filter, changed_filter
 from inrcodec.analysis import analyse
-from inrcodec.deltas import FilterDeltas, apply_deltas
+from inrcodec.deltas import FilterDeltas
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
@@ -119,8 +119,7 @@ def fit_fields(
         if start is None:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(seed)
             deltas = adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas)
-        changed = apply_deltas(prior.tensors, deltas)
-        return replace(model, weights=model.weights | {k: torch.from_numpy(v).to(device) for k, v in changed.items()})
+        return replace(model, weights=model.weights | changed_filter(model.weights, deltas))
 
     if steps:
         with one_thread_per_piece(device):

@@ -190,9 +190,7 @@ def share_threads(jobs: int) -> Callable[[], None]:
         import torch
 
         torch.set_num_threads(max(1, cores() // jobs))
-        if (
-            torch.cuda.is_available() and "LOCAL_RANK" in os.environ
-        ):  # torchrun's: every thread has to say it for itself
+        if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:  # torchrun's; each thread says it for itself
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
     return initializer
