@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from inrcodec.entropy import MAX_VALUE
-from inrcodec.lattice import field_shapes, interpolation_matrix
+from inrcodec.lattice import field_shapes
 from inrcodec.options import conditioning
 from inrcodec.prior import Prior
-from inrcodec.render import Parameters, convolve, field_gains, numpy_network
+from inrcodec.render import Parameters, convolve, field_gains, fill_planes, numpy_network
 
 TILE = 64  # blocks of 2x2 cells along the side of a tile
 LAYERS = ("in", "mid", "out")  # of 3x3 blocks each: a block depends on as many around it
@@ -91,14 +91,7 @@ class _Guess:
         """The picture of the coarser levels at the centres of some of a level's cells, (H, W, 3)."""
         ys, xs = ((np.arange(part.start, part.stop) + 0.5) * (1 << level) for part in (rows, columns))
         planes = np.zeros((len(ys), len(xs), sum(map(len, self.fields))), np.float32)
-        at = sum(map(len, self.fields[: level + 1]))
-        for number in range(level + 1, len(self.fields)):
-            values, gain = self.fields[number], self.gains[number]
-            above, down = interpolation_matrix(ys, number, values.shape[1], *self.kernels[number])
-            beside, across = interpolation_matrix(xs, number, values.shape[2], *self.kernels[number])
-            for channel in values[:, above, beside] * gain:
-                planes[..., at] = down @ channel @ across.T
-                at += 1
+        fill_planes(planes, self.fields, self.gains, self.kernels, ys, xs, first=level + 1)
         return self.network(planes.reshape(-1, planes.shape[2])).reshape(*planes.shape[:2], 3)
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +195,26 @@ def numpy_network(prior: Prior, parameters: Parameters, dtype: type[np.floating[
     return evaluate
 
 
+def fill_planes(
+    planes: Floats,
+    fields: Sequence[NDArray[Any]],
+    gains: Sequence[Floats],
+    kernels: Sequence[tuple[float, float]],
+    ys: NDArray[np.float64],
+    xs: NDArray[np.float64],
+    first: int = 0,
+) -> None:
+    """Write fields from level `first` on, at rows (H,) and columns (W,), to the last planes of (H, W, features)."""
+    at = planes.shape[2] - sum(map(len, fields[first:]))
+    for level in range(first, len(fields)):
+        values, gain, kernel = fields[level], gains[level], kernels[level]
+        rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel, planes.dtype.type)
+        columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel, planes.dtype.type)
+        for channel in values[:, rows, columns].astype(planes.dtype) * gain:
+            planes[..., at] = down @ channel @ across.T
+            at += 1
+
+
 class _Function:
     """The picture as a function of positions."""
 
@@ -251,17 +271,10 @@ class _Function:
     def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
         """What the network sees, (H, W, features)."""
         planes: Floats = np.empty((len(ys), len(xs), self.features), self.dtype)
-        at = 0
         if self.architecture.coordinates:
             planes[..., 0] = normalise(xs, self.width)
             planes[..., 1] = normalise(ys, self.height)[:, None]
-            at = 2
-        for level, (values, gain, kernel) in enumerate(zip(self.fields, self.gains, self.kernels, strict=True)):
-            rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel, self.dtype)
-            columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel, self.dtype)
-            for channel in values[:, rows, columns].astype(self.dtype) * gain:
-                planes[..., at] = down @ channel @ across.T
-                at += 1
+        fill_planes(planes, self.fields, self.gains, self.kernels, ys, xs)
         return planes
 
     def _evaluated(self, planes: Floats) -> Floats:
