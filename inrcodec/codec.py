@@ -4,7 +4,8 @@ Fitting is the only thing here that needs torch, and imports it when called; the
 
 A file's parameter groups, in order: if the prior has no fields, one group per layer of the
 network, with the deltas of its surviving weights in row-major order and then of its biases; if
-it has fields, one with the deltas of its filter, then one per level, coarse to fine, as `entropy` writes them.
+it has fields, two with the deltas of its filter and of its rate model, as `deltas` packs them, then one per level,
+coarse to fine, as `entropy` writes them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
-from inrcodec.deltas import FilterDeltas, apply_deltas, pack_deltas, unpack_deltas
+from inrcodec.deltas import Deltas, changed_filter, changed_rate, pack_deltas, unpack_deltas
 from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.guess import first_guess
@@ -41,6 +42,7 @@ from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
 from inrcodec.target import START, Goal, seek, straddle
 
+DELTA_GROUPS = 2  # before those of the levels
 DELTA_STEP = 2.0**-5  # of a layer's RMS weight: the step of its deltas at q = 0
 LEAST = 10  # steps of a fit that goes on: fewer move nothing
 NEAR = 8  # steps of the quality index by which a first guess may miss a target
@@ -92,7 +94,6 @@ def encode(
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
     levels = len(prior.architecture.channels)
-    rate_model = _rate_model(prior) if levels else None
     coded = None if picture.alpha is None else seen_cells(picture.alpha > 0, levels)
     plain = SinrFile(
         width=width,
@@ -115,11 +116,11 @@ def encode(
         return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress, seen)
 
     def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
-        if rate_model is None:
+        if not levels:
             groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
-            return packed(index, groups)
+            return packed(index, groups, (), Deltas())
         if steps == 0 and seen is None and options.device in (Device.AUTO, Device.CPU):
-            return with_fields(index, first_guess(prior, pixels, index), None)
+            return with_fields(index, first_guess(prior, pixels, index), Deltas())
         from inrcodec import fit  # torch
 
         device = fit.torch_device(options.device)
@@ -127,11 +128,11 @@ def encode(
         fitted = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen, coded)
         return with_fields(index, *fitted)
 
-    def with_fields(index: int, fields: Fields, changes: FilterDeltas | None) -> _Attempt:
-        assert rate_model
-        return packed(index, [pack_deltas(changes), *rate_model.encode(fields, index, coded)], fields, changes)
+    def with_fields(index: int, fields: Fields, changes: Deltas) -> _Attempt:
+        streams = _rate_model(prior, changes).encode(fields, index, coded)
+        return packed(index, [*pack_deltas(changes), *streams], fields, changes)
 
-    def packed(index: int, groups: list[bytes], fields: Fields = (), changes: FilterDeltas | None = None) -> _Attempt:
+    def packed(index: int, groups: list[bytes], fields: Fields, changes: Deltas) -> _Attempt:
         data = pack(replace(plain, quality_index=index, groups=tuple(groups)))
         return _Attempt(index, fields, changes, data, tuple(map(len, groups)))
 
@@ -145,7 +146,7 @@ def encode(
     if options.target is None:
         made = attempt(quality_index(options.quality), options.steps)
     else:
-        steps = options.steps if rate_model else 0
+        steps = options.steps if levels else 0
         made, missed = _meet(options.target, attempt, cut, steps, picture, seen, prior)
     return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index), missed)
 
@@ -170,7 +171,7 @@ class _Attempt:
 
     index: int
     fields: Fields
-    deltas: FilterDeltas | None
+    deltas: Deltas
     data: bytes
     groups: tuple[int, ...]
 
@@ -257,7 +258,7 @@ def decode(
         if not prior.architecture.channels:
             raise OptionError(f"prior {prior.name} has no levels, so its files have no preview")
         if options.levels < len(prior.architecture.channels):
-            file = replace(file, groups=file.groups[: 1 + options.levels])
+            file = replace(file, groups=file.groups[: DELTA_GROUPS + options.levels])
     return sample(file, prior, read_parameters(file, prior, partial=options.levels is not None), options, device)
 
 
@@ -287,7 +288,7 @@ def whole_groups(data: bytes, limits: Limits = Limits()) -> SinrFile:
         return unpack(data, limits)
     except TruncatedFileError:
         file = unpack_prefix(data, limits)
-        if len(file.groups) < 2:
+        if len(file.groups) <= DELTA_GROUPS:
             raise TruncatedFileError("the file is cut short before the end of its coarsest level") from None
         return file
 
@@ -316,7 +317,7 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
     With `partial` the groups of the finer fields may be missing; these fields are zero.
     """
     channels = prior.architecture.channels
-    expected = len(channels) + 1 if channels else prior.layers
+    expected = DELTA_GROUPS + len(channels) if channels else prior.layers
     if len(file.groups) != expected and not (partial and len(file.groups) < expected):
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
@@ -326,9 +327,10 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
         coded = None
         if file.alpha is not None:
             coded = seen_cells(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth) > 0, len(channels))
-        network |= apply_deltas(prior.tensors, unpack_deltas(file.groups[0], prior.tensors))
+        deltas = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
+        network |= changed_filter(prior.tensors, deltas.filter)
         try:
-            fields = _rate_model(prior).decode(file.groups[1:], shapes, file.quality_index, coded)
+            fields = _rate_model(prior, deltas).decode(file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded)
         except MemoryError:
             raise LimitError(f"{file.width} x {file.height} pixels need more memory than there is") from None
     else:
@@ -373,5 +375,5 @@ def dequantize(prior: Prior, layer: int, index: int, steps: NDArray[np.int32]) -
     return (steps * delta_step(prior, layer, index)).astype(np.float32)
 
 
-def _rate_model(prior: Prior) -> RateModel:
-    return RateModel(prior.tensors, prior.architecture.channels)
+def _rate_model(prior: Prior, deltas: Deltas) -> RateModel:
+    return RateModel(changed_rate(prior.tensors, deltas.rate), prior.architecture.channels)

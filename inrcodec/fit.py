@@ -5,10 +5,11 @@ Priors with fields minimise, over the fields s in steps,
     J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB,
                                                            times the weight of each pixel: 0 where nothing is to be seen
 
-The analysis network takes the first step. After two thirds of the others, and once more at the end, the filter is
-adapted to the picture (see `adapt`). Each step follows the gradient through a soft
+The analysis network takes the first step. After two thirds of the others, and once more at the end, filter and rate
+model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
-by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding is `rounding`'s.
+by the gradient's RMS per level; step sizes and temperatures are the prior's. The last rounding
+is `rounding`'s.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
 biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for each step.
@@ -26,9 +27,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inrcodec.adapt import adapt_filter, changed_filter
+from inrcodec.adapt_filter import adapt_filter
+from inrcodec.adapt_rate import adapt_rate
 from inrcodec.analysis import analyse
-from inrcodec.deltas import FilterDeltas
+from inrcodec.deltas import Deltas, changed_filter, changed_rate
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
@@ -38,6 +40,7 @@ from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.parallel import in_parallel, one_thread_per_piece
 from inrcodec.prior import Prior
+from inrcodec.rate import to_floats
 from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
 
@@ -78,11 +81,11 @@ def fit_fields(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
-    start: tuple[Sequence[NDArray[np.int32]], FilterDeltas | None] | None = None,
+    start: tuple[Sequence[NDArray[np.int32]], Deltas] | None = None,
     lam: float | None = None,
     seen: NDArray[np.bool_] | None = None,
     coded: Sequence[NDArray[np.bool_]] | None = None,
-) -> tuple[tuple[NDArray[np.int32], ...], FilterDeltas | None]:
+) -> tuple[tuple[NDArray[np.int32], ...], Deltas]:
     """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
 
     The fit goes on from `start`, what an earlier one gave, and leaves its deltas; lambda may be another than the
@@ -93,7 +96,7 @@ def fit_fields(
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
     q = torch.full((1, 1), conditioning(quality_index), device=device)
     generator = torch.Generator(device).manual_seed(seed)
-    deltas: FilterDeltas | None = None
+    deltas = Deltas()
     if start:
         fields = [torch.from_numpy(z).to(device)[None].float() for z in start[0]]
         deltas = start[1]
@@ -114,12 +117,17 @@ def fit_fields(
     pace = WARM if start else 1.0
 
     def adapted(fields: Sequence[Tensor]) -> FieldModel:
-        """The model with the filter that suits the picture best, as far as it is known, or with that of `start`."""
+        """The model with the filter and the rates that suit the picture best, as far as it is known, or `start`'s."""
         nonlocal deltas
         if start is None:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(seed)
-            deltas = adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas)
-        return replace(model, weights=model.weights | changed_filter(model.weights, deltas))
+            deltas = Deltas(
+                adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas.filter),
+                adapt_rate(model, prior.tensors, nearest, q, seed, before=deltas.rate),
+            )
+        own = {k: torch.from_numpy(v) for k, v in changed_filter(prior.tensors, deltas.filter).items()}
+        own |= to_floats(changed_rate(prior.tensors, deltas.rate))
+        return replace(model, weights=model.weights | {name: tensor.to(device) for name, tensor in own.items()})
 
     if steps:
         with one_thread_per_piece(device):
@@ -184,7 +192,12 @@ def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | N
 
 
 def _moved(
-    pair: tuple[Tensor, Tensor], upstream: Tensor, momentum: Tensor, square: Tensor, size: Tensor, count: int
+    pair: tuple[Tensor, Tensor],
+    upstream: Tensor,
+    momentum: Tensor,
+    square: Tensor,
+    size: Tensor,
+    count: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `descend` says of a pair of `_rounded`, given the gradient by its second."""
     (gradient,) = torch.autograd.grad(pair[1], pair[0], upstream)

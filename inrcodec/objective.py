@@ -30,7 +30,7 @@ from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH
 from inrcodec.synthesis import PACKED, gains
 
-__all__ = ["FieldModel", "Network", "Tile", "costs", "objective", "tiles", "within_memory"]
+__all__ = ["Cells", "FieldModel", "Network", "Tile", "costs", "level_cells", "objective", "tiles", "within_memory"]
 
 TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
 LEAST = 64  # pixels of a side that a device must have memory for
@@ -150,12 +150,11 @@ def costs(
 
     def of_stripe(at: int, level: int, top: int) -> None:
         trunk = trunks[level]
-        padded, height, width = _padded(fields[level][at], top)
-        for rows, half in _runs(top, height, width, padded.device):
-            cells = _Cells(model, level, q, padded, rows, width, None if trunk is None else trunk[at, :, half])
-            found = rate.laplace_bits(cells.values - cells.mean, cells.log_scale).sum(0)
+        for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, None if trunk is None else trunk[at]):
+            mean, log_scale = cells.distributions()
+            found = rate.laplace_bits(cells.values - mean, log_scale).sum(0)
             plane = found.view(2, 2, cells.deep, cells.wide).permute(2, 0, 3, 1).reshape(2 * cells.deep, 2 * cells.wide)
-            bits[level][at, top + rows.start : top + rows.stop] = plane[: rows.stop - rows.start, :width]
+            bits[level][at, rows] = plane[: cells.height, : cells.width]
 
     pieces = [partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)]
     pieces += [
@@ -332,22 +331,26 @@ def _error_and_gradients(
     return (missing * weighted).sum() * (SQUARED_UNIT / lam), tile.backward(weighted * (2 * SQUARED_UNIT / lam))
 
 
-def _padded(values: Tensor, top: int) -> tuple[Tensor, int, int]:
-    """The stripe of a level's values (C, h, w) that begins at a row, its height and width.
+def level_cells(model: FieldModel, level: int, q: Tensor, values: Tensor, trunk: Tensor | None) -> Iterator[Cells]:
+    """The cells of a level's values (C, h, w); trunk (features, ceil(h / 2), ceil(w / 2)), None at the coarsest."""
+    for top in range(0, values.shape[1], STRIPE):
+        for _, cells in _stripe_cells(model, level, q, values, top, trunk):
+            yield cells
 
-    Zeros are above and aside, and such that rows and columns are even: (C, h + 2, w + 4).
-    """
+
+def _stripe_cells(
+    model: FieldModel, level: int, q: Tensor, values: Tensor, top: int, trunk: Tensor | None
+) -> Iterator[tuple[slice, Cells]]:
+    """The cells of the stripe of a level that begins at a row, some rows at once, and which rows these are."""
     own = values[:, top : top + STRIPE]
     height, width = own.shape[1:]
-    return functional.pad(own, (2, 2 + width % 2, 2, height % 2)), height, width
-
-
-def _runs(top: int, height: int, width: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Rows of the stripe that begins at `top`, as many as are looked at at once, and the trunk's rows above them."""
-    size = max(2, ROWS.get(device.type, ROWS["cpu"]) // width // 2 * 2)
+    padded = functional.pad(own, (2, 2 + width % 2, 2, height % 2))  # zeros, such that rows and columns are even
+    size = max(2, ROWS.get(values.device.type, ROWS["cpu"]) // width // 2 * 2)
     for start in range(0, height, size):
         stop = min(start + size, height)
-        yield slice(start, stop), slice((top + start) // 2, (top + stop + 1) // 2)
+        half = slice((top + start) // 2, (top + stop + 1) // 2)
+        cells = Cells(model, level, q, padded, slice(start, stop), width, None if trunk is None else trunk[:, half])
+        yield slice(top + start, top + stop), cells
 
 
 def _bits_and_gradients(
@@ -357,27 +360,27 @@ def _bits_and_gradients(
 
     above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written.
     """
-    padded, height, width = _padded(values, top)
-    gradient = torch.zeros_like(padded)
+    height, width = values[:, top : top + STRIPE].shape[1:]
+    gradient = values.new_zeros(len(values), height + 2 + height % 2, width + 4 + width % 2)
     bits = []
-    for rows, half in _runs(top, height, width, values.device):
-        cells = _Cells(model, level, q, padded, rows, width, None if above is None else above[0][:, half])
-        cost, by_offset, by_log_scale = _laplace(cells.values - cells.mean, cells.log_scale)
+    for rows, cells in _stripe_cells(model, level, q, values, top, None if above is None else above[0]):
+        mean, log_scale = cells.distributions()
+        cost, by_offset, by_log_scale = _laplace(cells.values - mean, log_scale)
         for whole in (cost, by_offset, by_log_scale):
             cells.clear_uneven(whole)
         by_trunk = cells.backward(by_offset, by_log_scale, gradient)
         if above is not None and by_trunk is not None:
-            above[1][:, half] = by_trunk
+            above[1][:, rows.start // 2 : (rows.stop + 1) // 2] = by_trunk
         bits.append(cost.sum())
     inside = gradient[:, 2 : 2 + height, 2 : 2 + width]
     return torch.stack(bits).sum(), [(level, slice(top, top + height), slice(0, width), inside)]
 
 
-class _Cells:
+class Cells:
     """Some rows of a stripe on their way through the rate model.
 
-    padded is `_padded`'s, trunk (features, n / wide, wide) of these rows. The samples of the 2x2 phases lie one after
-    the other, as the trunk gives them: (C, 4 n) with n of the trunk's cells.
+    padded (C, h + 2, w + 4) is the stripe with zeros above and aside, trunk (features, n / wide, wide) of these rows.
+    The samples of the 2x2 phases lie one after the other, as the trunk gives them: (C, 4 n) with n its cells.
     """
 
     def __init__(
@@ -407,9 +410,22 @@ class _Cells:
             shift = bias.repeat_interleave(4) + model.weights[f"rate.{level}.above_bias"]
             phases = torch.addmm(shift[:, None], self.above, trunk.flatten(1))  # (4 hidden, n)
             hidden = phases.view(len(bias), -1).addmm_(part["causal"], context)
-        self.hidden = hidden.relu_()
+        self.first = hidden
+        """What the first layer sums up to, (hidden, 4 n)."""
+
+    def distributions(self) -> tuple[Tensor, Tensor]:
+        """Mean and log scale of the values, (C, 4 n) each. Only once: it writes over `first`."""
+        part = self.part
+        self.hidden = self.first.relu_()
         self.middle = torch.addmm(part["mid_bias"][:, None], part["mid"], self.hidden).relu_()
-        self.mean, self.log_scale = torch.addmm(part["head_bias"][:, None], part["head"], self.middle).chunk(2)
+        mean, log_scale = torch.addmm(part["head_bias"][:, None], part["head"], self.middle).chunk(2)
+        return mean, log_scale
+
+    def real(self) -> Tensor:
+        """Which of the 4 n samples are cells of the level: not those that are there for evenness only."""
+        ones = self.first.new_ones(1, self.first.shape[1])
+        self.clear_uneven(ones)
+        return ones[0].nonzero()[:, 0]
 
     def clear_uneven(self, whole: Tensor) -> None:
         """Make zero what samples (C, 4 n) say of the row and the column that are there for evenness only."""

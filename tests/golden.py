@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from inrcodec.alpha import unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, pack, unpack
-from inrcodec.codec import decode, encode
-from inrcodec.deltas import unpack_deltas
+from inrcodec.codec import DELTA_GROUPS, decode, encode
+from inrcodec.deltas import Deltas, FilterDeltas, changed_rate, delta_counts, pack_deltas, unpack_deltas
 from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture, write_picture
 from inrcodec.lattice import field_shapes, seen_cells
@@ -62,11 +62,13 @@ def digest(file: SinrFile, prior: Prior) -> str:
         if file.alpha is not None:
             alpha = unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
             coded = seen_cells(alpha > 0, len(shapes))
-        numbers = RateModel(prior.tensors, prior.architecture.channels).decode(
-            file.groups[1:], shapes, file.quality_index, coded
+        changes = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
+        numbers = RateModel(changed_rate(prior.tensors, changes.rate), prior.architecture.channels).decode(
+            file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded
         )
-        changes = unpack_deltas(file.groups[0], prior.tensors)
-        parts = ([changes.values] if changes else []) + list(reversed(numbers))
+        parts = [] if changes.filter is None else [changes.filter.values]
+        parts += [] if changes.rate is None else [changes.rate]
+        parts += reversed(numbers)
     else:
         masks = [prior.mask(layer) for layer in range(prior.layers)]
         counts = [int(mask.sum()) + len(mask) for mask in masks]
@@ -85,13 +87,17 @@ def exact_digest(data: bytes, prior: Prior) -> str:
     return found.hexdigest()
 
 
-def numbers_of(prior: Prior, draw: Callable[[int], NDArray[np.int32]]) -> tuple[bytes, ...]:
+def numbers_of(
+    prior: Prior, draw: Callable[[int], NDArray[np.int32]], deltas: Deltas | None = None
+) -> tuple[bytes, ...]:
     """Groups of a 22 x 37 picture whose numbers are drawn."""
     channels = prior.architecture.channels
     if channels:
         shapes = field_shapes(22, 37, channels)
         fields = [draw(int(np.prod(shape))).reshape(shape) for shape in shapes]
-        return (b"", *RateModel(prior.tensors, channels).encode(fields, 100))
+        changes = deltas or Deltas()
+        model = RateModel(changed_rate(prior.tensors, changes.rate), channels)
+        return (*pack_deltas(changes), *model.encode(fields, 100))
     return tuple(encode_deltas(draw(int(mask.sum()) + len(mask))) for mask in map(prior.mask, range(prior.layers)))
 
 
@@ -101,7 +107,7 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         options = EncodeOptions(steps=3)
         return {f"{kind}-q60.sinr": lambda: encode(Picture(scene()), options, prior=prior).data}
     rng = np.random.default_rng(0)
-    groups = 1 + len(prior.architecture.channels) if prior.architecture.channels else prior.layers
+    groups = DELTA_GROUPS + len(prior.architecture.channels) if prior.architecture.channels else prior.layers
 
     def fitted(picture: Picture, quality: float = 60, *, self_contained: bool = False) -> Callable[[], bytes]:
         options = EncodeOptions(quality, steps=3)
@@ -109,6 +115,9 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
 
     def built(groups: tuple[bytes, ...]) -> Callable[[], bytes]:
         return lambda: pack(SinrFile(37, 22, Colour.RGB, 8, 100, prior.id, groups))
+
+    def few(count: int) -> NDArray[np.int32]:
+        return rng.integers(-2, 3, count, dtype=np.int32)
 
     grey = Picture(np.repeat(scene()[..., :1], 3, axis=2), grey=True)
     deep = Picture(grey.pixels * np.uint16(200), grey=True, alpha=grey.pixels[..., 0] * np.uint16(9))
@@ -125,9 +134,13 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         "white": fitted(Picture(np.full_like(scene(), 255))),
         "noise": fitted(Picture(rng.integers(0, 256, (22, 37, 3), dtype=np.uint8))),
         "empty-groups": built((b"",) * groups),
-        "small-numbers": built(numbers_of(prior, lambda n: rng.integers(-2, 3, n, dtype=np.int32))),
+        "small-numbers": built(numbers_of(prior, few)),
         "large-numbers": built(numbers_of(prior, lambda n: rng.integers(-32767, 32768, n, dtype=np.int32))),
     }
+    if prior.architecture.channels:
+        of_filter, of_rate = delta_counts(prior.tensors)
+        changes = Deltas(FilterDeltas(7, few(of_filter)), few(of_rate))
+        found["changed"] = built(numbers_of(prior, few, changes))
     found |= {f"{height}x{width}": fitted(Picture(scene(height, width))) for height, width in SIZES}
     found |= {f"q{quality}": fitted(Picture(scene()), quality) for quality in QUALITIES}
     return {f"{kind}-{name}.sinr": make for name, make in found.items()}

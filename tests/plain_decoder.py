@@ -157,9 +157,10 @@ def at(rows: Rows, y: int, x: int) -> int:
 
 def read_fields(container: Container, channels: list[int], tensors: dict[str, Any]) -> list[Field]:
     """The fields of each level, level 0 first."""
+    tensors = tensors | changed_rates(container.groups[1], len(channels), tensors)
     fields: list[Field] = [[] for _ in channels]
     trunk: list[list[list[int]]] | None = None  # of the next coarser level: row, column, feature
-    for level, stream in zip(reversed(range(len(channels))), container.groups[1:], strict=True):
+    for level, stream in zip(reversed(range(len(channels))), container.groups[2:], strict=True):
         t = {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"rate.{level}.")}
         height, width = -(-container.height >> level), -(-container.width >> level)
         fields[level] = [[[0] * width for _ in range(height)] for _ in range(channels[level])]
@@ -167,6 +168,31 @@ def read_fields(container: Container, channels: list[int], tensors: dict[str, An
         _read_level(stream, fields[level], coded, trunk, t, tensors, 255 - 2 * container.quality_index)
         trunk = _trunk(fields[level], trunk, t) if level else None
     return fields
+
+
+def rate_deltas(group: bytes, levels: int, tensors: dict[str, Any]) -> list[int]:
+    """The changes of the rate model, in units."""
+    count = 0
+    for level in range(levels):
+        t = {part: tensors[f"rate.{level}.{part}"] for part in ("mid", "head")}
+        hidden = len(t["mid"][0])
+        count += hidden + sum(len(rows) * (len(rows[0]) + 1) for rows in t.values())
+    return read_deltas(group, count) if group else []
+
+
+def changed_rates(group: bytes, levels: int, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of the rate model that a picture may change."""
+    values, changed = iter(rate_deltas(group, levels, tensors)), dict[str, Any]()
+    for level in range(levels if group else 0):
+        t = {part: tensors[f"rate.{level}.{part}"] for part in ("bias", "mid", "mid_bias", "head", "head_bias")}
+        half = len(t["head"]) // 2
+        own: dict[str, Any] = {"bias": [[b[0] + (next(values) << 27), *b[1:]] for b in t["bias"]]}
+        own["mid"] = [[w + (next(values) << 7) for w in row] for row in t["mid"]]
+        own["mid_bias"] = [b + (next(values) << 15) for b in t["mid_bias"]]
+        own["head"] = [[w + (next(values) << (7 if i < half else 10)) for w in row] for i, row in enumerate(t["head"])]
+        own["head_bias"] = [b + (next(values) << (15 if i < half else 18)) for i, b in enumerate(t["head_bias"])]
+        changed |= {f"rate.{level}.{part}": value for part, value in own.items()}
+    return changed
 
 
 def _is_coded(visible: list[list[bool]] | None, y: int, x: int, side: int) -> bool:

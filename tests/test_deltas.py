@@ -1,42 +1,86 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from inrcodec.deltas import PARTS, FilterDeltas, apply_deltas, pack_deltas, unpack_deltas
+from inrcodec.deltas import (
+    FILTER,
+    MAX_RATE,
+    Deltas,
+    FilterDeltas,
+    changed_filter,
+    changed_rate,
+    delta_counts,
+    pack_deltas,
+    unpack_deltas,
+)
+from inrcodec.entropy import encode_deltas
 from inrcodec.errors import SinrError
 from inrcodec.prior import Prior
 
 
-def some(prior: Prior) -> FilterDeltas:
-    shapes = [prior.tensors[name].shape for name in PARTS]
-    count = sum(int(np.prod(shape)) for shape in shapes) - 2 * shapes[1][0]
+def drawn(count: int, largest: int = 3) -> NDArray[np.int32]:
     rng = np.random.default_rng(0)
-    return FilterDeltas(5, (rng.integers(-3, 4, count) * (rng.random(count) < 0.2)).astype(np.int32))
+    return (rng.integers(-largest, largest + 1, count) * (rng.random(count) < 0.2)).astype(np.int32)
+
+
+def some(prior: Prior) -> FilterDeltas:
+    return FilterDeltas(5, drawn(delta_counts(prior.tensors)[0]))
+
+
+def rate_count(prior: Prior) -> int:
+    return delta_counts(prior.tensors)[1]
 
 
 def test_groups_round_trip(field_prior: Prior) -> None:
-    deltas = some(field_prior)
+    deltas = Deltas(some(field_prior), drawn(rate_count(field_prior), MAX_RATE))
     found = unpack_deltas(pack_deltas(deltas), field_prior.tensors)
-    assert found is not None and found.exponent == 5
-    assert np.array_equal(found.values, deltas.values)
+    assert found.filter is not None and deltas.filter is not None and found.filter.exponent == 5
+    assert np.array_equal(found.filter.values, deltas.filter.values)
+    assert found.rate is not None and deltas.rate is not None and np.array_equal(found.rate, deltas.rate)
 
 
 def test_no_deltas_are_no_bytes(field_prior: Prior) -> None:
-    assert pack_deltas(None) == b""
-    assert unpack_deltas(b"", field_prior.tensors) is None
-    for name, tensor in apply_deltas(field_prior.tensors, None).items():
-        assert np.array_equal(tensor, field_prior.tensors[name])
+    tensors = field_prior.tensors
+    assert pack_deltas(Deltas()) == (b"", b"")
+    found = unpack_deltas((b"", b""), tensors)
+    assert found.filter is None and found.rate is None
+    for name, tensor in (changed_filter(tensors, None) | changed_rate(tensors, None)).items():
+        assert np.array_equal(tensor, tensors[name])
 
 
 def test_changes_are_multiples_of_the_unit_in_row_major_order(field_prior: Prior) -> None:
     deltas = some(field_prior)
-    changed = apply_deltas(field_prior.tensors, deltas)
-    steps = [(changed[name] - field_prior.tensors[name]) * 2**5 for name in PARTS]
+    changed = changed_filter(field_prior.tensors, deltas)
+    steps = [(changed[name] - field_prior.tensors[name]) * 2**5 for name in FILTER]
     assert not steps[1][:, 1:].any()  # of a bias, only the constant changes
     steps[1] = steps[1][:, 0]
     assert np.allclose(np.concatenate([part.ravel() for part in steps]), deltas.values, atol=1e-4)
 
 
+def test_changes_of_the_rate_model_are_of_its_integers_and_in_order(field_prior: Prior) -> None:
+    values, tensors = drawn(rate_count(field_prior)), field_prior.tensors
+    changed, found = changed_rate(tensors, values), []
+    for level, channels in enumerate(field_prior.architecture.channels):
+        steps = {part: changed[f"rate.{level}.{part}"] - tensors[f"rate.{level}.{part}"] for part in
+                 ("bias", "mid", "mid_bias", "head", "head_bias", "causal")}  # fmt: skip
+        assert not steps["bias"][:, 1:].any() and not steps["causal"].any()
+        found += [steps["bias"][:, 0] / 2**27, steps["mid"].ravel() / 2**7, steps["mid_bias"] / 2**15]
+        found += [steps["head"][:channels].ravel() / 2**7, steps["head"][channels:].ravel() / 2**10]
+        found += [steps["head_bias"][:channels] / 2**15, steps["head_bias"][channels:] / 2**18]
+    assert np.array_equal(np.concatenate(found), values)
+    assert changed["rate.0.mid"].dtype == np.int32 and changed["rate.0.bias"].dtype == np.int64
+
+
 @pytest.mark.parametrize("data", [b"\x11", b"\xff\x01", b"\x05\xff", b"\x05\x01\xff", b"\x05\x10\x10" + 900 * b"\x55"])
 def test_what_is_no_group_is_refused(field_prior: Prior, data: bytes) -> None:
     with pytest.raises(SinrError):
-        unpack_deltas(data, field_prior.tensors)
+        unpack_deltas((data, b""), field_prior.tensors)
+
+
+def test_a_change_of_the_rate_model_beyond_its_bounds_is_refused(field_prior: Prior) -> None:
+    values = np.zeros(rate_count(field_prior), np.int32)
+    values[3] = -MAX_RATE - 1
+    with pytest.raises(SinrError, match="127"):
+        unpack_deltas((b"", encode_deltas(values)), field_prior.tensors)
+    with pytest.raises(SinrError):
+        unpack_deltas((b"", 900 * b"\x55"), field_prior.tensors)

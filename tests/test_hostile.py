@@ -23,6 +23,7 @@ from test_bitstream import BODY, FIELDS, HOSTILE, chunk, frame_declaring, sealed
 
 from inrcodec.bitstream import MAX_CONTENT, Colour, SinrFile, pack, unpack
 from inrcodec.codec import decode
+from inrcodec.deltas import delta_counts
 from inrcodec.entropy import RateModel, encode_deltas
 from inrcodec.lattice import field_shapes
 from inrcodec.prior import MAX_FIELD_WEIGHT, MAX_WEIGHT, Prior
@@ -283,9 +284,11 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
     """Groups that hold other numbers than the prior says, in number or in size."""
     shapes = field_shapes(6, 8, fields.architecture.channels)
     ones = [np.ones(shape, np.int32) for shape in shapes]
-    streams = (b"", *RateModel(fields.tensors, fields.architecture.channels).encode(ones, 100))
+    streams = (b"", b"", *RateModel(fields.tensors, fields.architecture.channels).encode(ones, 100))
     counts = [int(network.mask(layer).sum()) + len(network.mask(layer)) for layer in range(network.layers)]
     deltas = tuple(encode_deltas(np.full(count, -300, np.int32)) for count in counts)
+
+    far = np.full(delta_counts(fields.tensors)[1], 128, np.int32)
 
     def in_fields(match: str, *groups: bytes, **changes: Any) -> Case:
         return with_prior(fields.data, groups, **changes), "SinrError", match
@@ -294,22 +297,24 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
         return with_prior(network.data, groups), "SinrError", match
 
     return {
-        "one group too few": in_fields("4 parameter groups", *streams[:3]),
-        "one group too many": in_fields("4 parameter groups", *streams, b""),
-        "64 groups": in_fields("4 parameter groups", *streams, *[b"\1"] * 60),
-        "groups in the wrong order": in_fields("level", b"", *streams[:0:-1]),
+        "one group too few": in_fields("5 parameter groups", *streams[:4]),
+        "one group too many": in_fields("5 parameter groups", *streams, b""),
+        "64 groups": in_fields("5 parameter groups", *streams, *[b"\1"] * 60),
+        "groups in the wrong order": in_fields("level", b"", b"", *streams[:1:-1]),
         "groups of a larger picture": in_fields("hold more", *streams, width=2, height=2),
-        "four bytes too many": in_fields("hold more", b"", streams[1] + bytes(8) + b"\1", *streams[2:]),
-        "group of a megabyte": in_fields("level", b"", b"\x55" * (1 << 20), b"", b""),
+        "four bytes too many": in_fields("hold more", b"", b"", streams[2] + bytes(8) + b"\1", *streams[3:]),
+        "group of a megabyte": in_fields("level", b"", b"", b"\x55" * (1 << 20), b"", b""),
         "picture that needs more memory than there is": (
             with_prior(fields.data, streams, width=16384, height=16384),
             "LimitError",
             "more memory than there is",
         ),
-        "group of ones": in_fields("level", b"", b"\xff" * 400, b"", b""),
-        "finest group of ones": in_fields("level", *streams[:3], b"\xff" * 400),
+        "group of ones": in_fields("level", b"", b"", b"\xff" * 400, b"", b""),
+        "finest group of ones": in_fields("level", *streams[:4], b"\xff" * 400),
         "filter that changes by 2**17 and more": in_fields("exponent of 0..16", b"\x11\1\1", *streams[1:]),
         "filter with too many changes": in_fields("deltas", b"\0\x3f\x1f" + b"\x55" * 4000, *streams[1:]),
+        "rate model with too many changes": in_fields("deltas", b"", b"\x3f\x1f" + b"\x55" * 4000, *streams[2:]),
+        "rate model that changes by more than 127": in_fields("within .-127", b"", encode_deltas(far), *streams[2:]),
         "bitmap of more weights than survived": in_network("deltas", deltas[0], deltas[0] + deltas[1], deltas[2]),
         "bitmap of another layer": in_network("deltas", deltas[1], deltas[2], deltas[0]),
         "table 64 of densities": in_network("tables 64", b"\x40" + deltas[0][1:], *deltas[1:]),

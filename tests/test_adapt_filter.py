@@ -2,8 +2,8 @@ import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
-from inrcodec.adapt import adapt_filter
-from inrcodec.deltas import PARTS, apply_deltas, pack_deltas
+from inrcodec.adapt_filter import adapt_filter
+from inrcodec.deltas import FILTER, Deltas, changed_filter, pack_deltas
 from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel
 from inrcodec.synthesis import synthesize
@@ -20,16 +20,16 @@ def fields(height: int, width: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("height", "width"), [(40, 61), (1, 1), (3, 200)])
 def test_deltas_are_given_only_where_they_pay(height: int, width: int) -> None:
     weights, z = field_weights(), fields(height, width)
-    other = field_weights() | {name: field_weights(1)[name] for name in PARTS}
+    other = field_weights() | {name: field_weights(1)[name] for name in FILTER}
     target = synthesize(other, z, Q, OMEGAS)  # what another filter would make
     deltas = adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0))
     if deltas is None:
         assert height == 1  # one pixel pays for nothing
         return
-    tensors = {name: weights[name].numpy() for name in PARTS}
-    changed = weights | {name: torch.from_numpy(tensor) for name, tensor in apply_deltas(tensors, deltas).items()}
+    tensors = {name: weights[name].numpy() for name in FILTER}
+    changed = weights | {name: torch.from_numpy(tensor) for name, tensor in changed_filter(tensors, deltas).items()}
     before, after = ((synthesize(w, z, Q, OMEGAS) - target).square().sum() * 255**2 / 20 for w in (weights, changed))
-    assert float(after) + 8 * len(pack_deltas(deltas)) < float(before)
+    assert float(after) + 8 * len(pack_deltas(Deltas(deltas))[0]) < float(before)
 
 
 def test_a_picture_that_is_met_already_has_no_deltas() -> None:

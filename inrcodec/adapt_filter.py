@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from inrcodec import synthesis
-from inrcodec.deltas import PARTS, FilterDeltas, apply_deltas, pack_deltas
+from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
 from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, tiles, within_memory
 from inrcodec.parallel import in_parallel
 
-__all__ = ["adapt_filter", "changed_filter"]
+__all__ = ["adapt_filter"]
 
 STEPS = 100  # of Adam
 RATE = 1.2e-3  # first step; falls to zero
@@ -47,14 +47,8 @@ class _Sample:
     def slopes(self, weights: synthesis.Weights, q: Tensor) -> list[Tensor]:
         """The gradient of `error` by each part of the filter."""
         with torch.enable_grad():
-            parts = {name: weights[name].detach().requires_grad_() for name in PARTS}
+            parts = {name: weights[name].detach().requires_grad_() for name in FILTER}
             return list(torch.autograd.grad(self.error(parts, q), list(parts.values())))
-
-
-def changed_filter(weights: synthesis.Weights, deltas: FilterDeltas | None) -> dict[str, Tensor]:
-    """The filter's tensors with a picture's changes, on their device."""
-    tensors = {name: weights[name].cpu().numpy() for name in PARTS}
-    return {k: torch.from_numpy(v).to(weights[k].device) for k, v in apply_deltas(tensors, deltas).items()}
 
 
 @within_memory
@@ -90,8 +84,14 @@ def adapt_filter(
         """Squared error of the picture, as far as the samples tell."""
         return float(sum(in_parallel(partial(s.error, weights, q) for s in samples))) * count / len(samples)
 
-    start = {name: model.weights[name] for name in PARTS}
-    leaves = {name: tensor.requires_grad_() for name, tensor in changed_filter(model.weights, before).items()}
+    start = {name: model.weights[name] for name in FILTER}
+    tensors = {name: tensor.cpu().numpy() for name, tensor in start.items()}
+
+    def changed(deltas: FilterDeltas | None) -> dict[str, Tensor]:
+        """The filter's tensors after changes."""
+        return {k: torch.from_numpy(v).to(target.device) for k, v in changed_filter(tensors, deltas).items()}
+
+    leaves = {name: tensor.requires_grad_() for name, tensor in changed(before).items()}
     adam = torch.optim.Adam(leaves.values(), RATE)
     unit = 2.0 ** -EXPONENTS[len(EXPONENTS) // 2]
     order: list[int] = []
@@ -108,8 +108,8 @@ def adapt_filter(
         leaves["filter.in_bias"].grad[:, 1:] = 0  # type: ignore[index]
         adam.step()
 
-    changes = [leaves[name].detach() - start[name] for name in PARTS]
-    parts = [part[:, 0] if name == "filter.in_bias" else part for name, part in zip(PARTS, changes, strict=True)]
+    changes = [leaves[name].detach() - start[name] for name in FILTER]
+    parts = [part[:, 0] if name == "filter.in_bias" else part for name, part in zip(FILTER, changes, strict=True)]
     flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()
     best, least = None, 0.0
     with torch.no_grad():
@@ -117,7 +117,7 @@ def adapt_filter(
         for exponent in EXPONENTS:
             steps = flat * 2.0**exponent
             deltas = FilterDeltas(exponent, np.trunc(steps + np.copysign(0.35, steps)).astype(np.int32))
-            gain = (whole(changed_filter(start, deltas)) - plain) / lam + 8 * len(pack_deltas(deltas))
+            gain = (whole(changed(deltas)) - plain) / lam + 8 * len(pack_deltas(Deltas(deltas))[0])
             if gain < least:
                 best, least = deltas, gain
     return best

@@ -1,0 +1,123 @@
+"""Adapting the rate model to one picture, where that pays: descent on the bits of its fields + those of the deltas.
+
+Only the last layers change, and what they see is fixed by the fields: a step costs three small products. Levels
+do not depend on each other, and of each the changes are kept if they save more bits than they take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inrcodec import rate
+from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
+from inrcodec.entropy import encode_deltas
+from inrcodec.objective import FieldModel, level_cells, within_memory
+from inrcodec.parallel import in_parallel
+
+__all__ = ["adapt_rate"]
+
+STEPS = 60  # of Adam
+PACE = 0.1  # of its first step, in units; falls to zero
+CELLS = 1 << 13  # of a level in a step
+MOST = 1 << 17  # cells of a level that are looked at: those of larger pictures are drawn
+BITS = 4.0  # of a change by one unit
+
+Ints = NDArray[np.int32]
+
+
+@within_memory
+def adapt_rate(
+    model: FieldModel,
+    tensors: Mapping[str, NDArray[Any]],
+    fields: Sequence[Tensor],
+    q: Tensor,
+    seed: int,
+    before: Ints | None = None,
+) -> Ints | None:
+    """Changes of a prior's rate model, by its tensors, for rounded fields (1, C, h, w); None if they do not pay.
+
+    The descent goes on from the changes `before`.
+    """
+    trunks = rate.trunks(model.weights, fields)
+    shapes = [rate_units(tensors, level) for level in range(len(fields))]
+    ends = np.cumsum([sum(unit.size for unit in level.values()) for level in shapes])
+    starts = np.zeros(ends[-1], np.int32) if before is None else before
+    plain = rate.to_floats({name: tensors[name] for level in shapes for name in level})
+    beside = rate.to_floats(changed_rate(tensors, np.ones(ends[-1], np.int32)))
+
+    def of_level(level: int, start: Ints) -> Ints:
+        values, trunk, generator = fields[level][0], trunks[level], torch.Generator().manual_seed(seed + level)
+        first, own = _drawn(model, level, q, values, None if trunk is None else trunk[0], generator)
+        parts = [plain[name].to(first.device) for name in shapes[level]]
+        units = [beside[name].to(first.device) - part for name, part in zip(shapes[level], parts, strict=True)]
+        parts[0], units[0] = parts[0][:, 0], units[0][:, 0]  # of the first bias, the constant
+        return _adapted(_Sample(first, own, values[0].numel(), parts, units), start, generator)
+
+    found = in_parallel(partial(of_level, *item) for item in enumerate(np.split(starts, ends[:-1])))
+    changes = np.concatenate(list(found))
+    return changes if changes.any() else None
+
+
+def _drawn(
+    model: FieldModel, level: int, q: Tensor, values: Tensor, trunk: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What the first layer sums up to at cells of a level, (hidden, n), and their values (C, n); drawn if many."""
+    wanted = min(1.0, MOST / values[0].numel())
+    first, own = list[Tensor](), list[Tensor]()
+    for cells in level_cells(model, level, q, values, trunk):
+        real = cells.real()
+        if wanted < 1:
+            drawn = torch.randperm(len(real), generator=generator)[: math.ceil(wanted * len(real))]
+            real = real[drawn.to(real.device)]
+        first.append(cells.first[:, real])
+        own.append(cells.values[:, real])
+    return torch.cat(first, 1), torch.cat(own, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Cells of a level, and the layers behind what their first layer sums up to."""
+
+    first: Tensor  # (hidden, n)
+    values: Tensor  # (C, n)
+    cells: int  # of the level
+    parts: Sequence[Tensor]  # first bias, which is in `first`, middle layer and last
+    units: Sequence[Tensor]  # of their changes
+
+    def bits(self, changes: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """Of all the level's cells, as far as those drawn tell, after changes (weights,) in units."""
+        split = torch.split(changes, [part.numel() for part in self.parts])
+        moved = [change.view(unit.shape) * unit for change, unit in zip(split, self.units, strict=True)]
+        mid, mid_bias, head, head_bias = (part + by for part, by in zip(self.parts[1:], moved[1:], strict=True))
+        first, values = (self.first, self.values) if drawn is None else (self.first[:, drawn], self.values[:, drawn])
+        middle = torch.addmm(mid_bias[:, None], mid, torch.relu(first + moved[0][:, None]))
+        mean, log_scale = torch.addmm(head_bias[:, None], head, torch.relu(middle)).chunk(2)
+        return rate.laplace_bits(values - mean, log_scale).sum() * (self.cells / values.shape[1])
+
+
+def _adapted(sample: _Sample, start: Ints, generator: torch.Generator) -> Ints:
+    """Changes of a level in units, all zero if they do not pay."""
+    device, count = sample.first.device, sample.first.shape[1]
+    with torch.enable_grad():
+        changes = torch.from_numpy(start).to(device).float().requires_grad_()
+        adam = torch.optim.Adam([changes], PACE)
+        for step in range(STEPS):
+            adam.param_groups[0]["lr"] = PACE * (1 - step / STEPS)
+            drawn = torch.randint(count, (CELLS,), generator=generator).to(device) if count > CELLS else None
+            adam.zero_grad()
+            loss = sample.bits(changes, drawn) + BITS * torch.log2(1 + changes.abs()).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+    whole = (changes + 0.35 * changes.sign()).detach().trunc().clamp(-MAX_RATE, MAX_RATE)
+    found: Ints = whole.to(torch.int32).cpu().numpy()
+    saved = float(sample.bits(torch.zeros_like(whole)) - sample.bits(whole))
+    return found if saved > 8 * len(encode_deltas(found)) else np.zeros_like(found)
