@@ -290,7 +290,7 @@ def import_weights(prior: Prior) -> Weights:
 
 def _begin(options: FieldOptions, start: Prior | None) -> _State:
     weights = import_weights(start) if start else init_weights(options)
-    weights.setdefault("fit.step", torch.tensor([[0.08, 0.003]] * len(options.channels)))
+    weights.setdefault("fit.step", torch.tensor([[0.12, 0.0015]] * len(options.channels)))
     weights.setdefault("fit.temperature", torch.tensor([0.4, 0.06]))
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
@@ -406,7 +406,7 @@ def _stepped(
             momenta, squares = (
                 [pool[f"{key}/{kind}/{i}"] for i in range(len(fields))] for kind in ("momenta", "squares")
             )
-            moved = _descended(weights, fields, by_fields, momenta, squares, part, count)
+            moved = _descended(weights, fields, by_fields, momenta, squares, part, count, _least(qualities, pictures))
             for kind, tensors in zip(("fields", "momenta", "squares"), moved, strict=True):
                 pool = dict(pool) | {f"{key}/{kind}/{i}": tensor for i, tensor in enumerate(tensors)}
     summed = sum_over_processes({"loss": loss.detach()[None]} | gradients)
@@ -432,12 +432,13 @@ def _fitted(
         fields = analyse(fixed, pictures, q, options.channels, options.omegas)
     momenta, squares = [torch.zeros_like(z) for z in fields], [z.new_zeros(len(z)) for z in fields]
     hot, cold = fixed["fit.temperature"].tolist()
+    least = _least(qualities, pictures)
     for step in range(options.fit_length):
         part = step / max(1, options.fit_length - 1)
         leaves = [z.detach().requires_grad_() for z in fields]
         temperature = hot + (cold - hot) * part
         _, gradients = fast_objective(fixed, leaves, pictures, qualities, temperature, options, generator)
-        fields, momenta, squares = _descended(fixed, leaves, gradients, momenta, squares, part, step + 1)
+        fields, momenta, squares = _descended(fixed, leaves, gradients, momenta, squares, part, step + 1, least)
     return [z.round() for z in fields]
 
 
@@ -449,11 +450,14 @@ def _descended(
     squares: list[Tensor],
     part: float,
     count: int,
+    least: Tensor,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Fields, momenta and mean squares of all levels after step `count`, `part` of the way through a fit."""
     first, last = weights["fit.step"].unbind(1)  # (levels,)
     levels = zip(fields, gradients, momenta, squares, first + (last - first) * part, strict=True)
-    moved = [fit.descend(z.detach(), gradient, m, square, size, count) for z, gradient, m, square, size in levels]
+    moved = [
+        fit.descend(z.detach(), gradient, m, square, size, count, least) for z, gradient, m, square, size in levels
+    ]
     return [z for z, _, _ in moved], [m for _, m, _ in moved], [square for _, _, square in moved]
 
 
@@ -475,11 +479,22 @@ def fast_objective(
         q, lam = torch.full((1, 1), conditioning(quality), device=pictures.device), lagrangian(quality)
         part = slice(at, at + 1)
         found, gradients = objective(model, [z[part] for z in rounded], pictures[part], q, lam)
-        weight = (lam / TYPICAL_LAMBDA) ** 0.5 / (pictures.shape[2] * pictures.shape[3])
+        weight = _weight(lam, pictures)
         total += weight * found
         for whole, gradient in zip(by_rounded, gradients, strict=True):
             whole[part] = weight * gradient
     return total, list(torch.autograd.grad(rounded, fields, by_rounded))
+
+
+def _weight(lam: float, pictures: Tensor) -> float:
+    """Of J in bits, in the loss of pictures (B, 3, H, W)."""
+    return float((lam / TYPICAL_LAMBDA) ** 0.5 / (pictures.shape[2] * pictures.shape[3]))
+
+
+def _least(qualities: Tensor, pictures: Tensor) -> Tensor:
+    """`fit.descend`'s, for gradients of the loss: (B,)."""
+    weights = [_weight(lagrangian(int(i)), pictures) for i in qualities]
+    return fit.least_gradient(_conditioned(qualities, pictures.device)) * torch.tensor(weights, device=pictures.device)
 
 
 def _noisily(z: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
