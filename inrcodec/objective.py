@@ -19,18 +19,19 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import rate
 from inrcodec.entropy import CAUSAL, STRIPE
-from inrcodec.lattice import interpolation_matrix
+from inrcodec.lattice import continuation, interpolation_matrix
 from inrcodec.parallel import in_parallel
 from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH
 from inrcodec.synthesis import PACKED, gains
 
-__all__ = ["FieldModel", "Network", "Tile", "costs", "objective", "tiles", "within_memory"]
+__all__ = ["Coded", "FieldModel", "Network", "Tile", "costs", "objective", "shown", "tiles", "within_memory"]
 
 TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
 LEAST = 64  # pixels of a side that a device must have memory for
@@ -63,6 +64,37 @@ class FieldModel:
         return [(b, c) for b, c in self.weights["field.kernel"].tolist()]
 
 
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """The cells of a level that are coded. The others are zero to the rate, and go on from these in the picture."""
+
+    mask: Tensor  # (h, w), 0 or 1
+    places: Tensor  # (N,) of cells that go on, in row-major order
+    sources: Tensor  # (N,) of those whose values they take
+
+    @classmethod
+    def of(cls, coded: NDArray[np.bool_], device: torch.device) -> Coded:
+        """From the lattice's masks (h, w)."""
+        found = (torch.from_numpy(part).to(device) for part in continuation(coded))
+        return cls(torch.from_numpy(coded).to(device).float(), *found)
+
+    def continued(self, values: Tensor) -> Tensor:
+        """Values (..., h, w) as the picture has them."""
+        flat = values.flatten(-2)
+        return flat.index_copy(-1, self.places, flat[..., self.sources]).view_as(values)
+
+    def gathered(self, gradient: Tensor) -> Tensor:
+        """The gradient by values, given that by `continued`, (..., h, w)."""
+        flat = gradient.flatten(-2)
+        moved = flat.index_add(-1, self.sources, flat[..., self.places])
+        return moved.index_fill(-1, self.places, 0).view_as(gradient)
+
+
+def shown(fields: Sequence[Tensor], coded: Sequence[Coded] | None) -> list[Tensor]:
+    """Fields (..., h, w) as the picture has them."""
+    return list(fields) if coded is None else [part.continued(z) for z, part in zip(fields, coded, strict=True)]
+
+
 def within_memory(compute: Callable[P, T]) -> Callable[P, T]:
     """`compute`, begun again with pieces half as large whenever a GPU's memory was too small for them."""
 
@@ -89,36 +121,44 @@ def objective(
     q: Tensor,
     lam: float,
     weight: Tensor | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all.
 
-    weight (1, 1, H, W), of them all, is of each pixel's squared error.
+    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
     leaves = [z.detach().requires_grad_() for z in fields]
     with torch.enable_grad():
         trunks = [trunk for trunk in rate.trunks(model.weights, leaves) if trunk is not None]  # levels 0, 1, ...
     by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
     network = Network.of(model, q)
-    pictures: list[int] = []
+    gradients = [torch.zeros_like(z) for z in leaves]
+    by_shown = gradients if coded is None else [torch.zeros_like(z) for z in leaves]
+    owners: list[tuple[int, list[Tensor]]] = []  # of each piece: which picture, and where its gradients belong
     pieces: list[Callable[[], tuple[Tensor, list[Part]]]] = []
     for at, picture in enumerate(target):
         own = [z[at].detach() for z in leaves]
+        seen = shown(own, coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
-            pieces.append(partial(_error_and_gradients, network, own, picture, rows, columns, lam, part))
+            if part is None or part.any():
+                pieces.append(partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part))
+        owners += [(at, by_shown)] * (len(pieces) - len(owners))
         for level, values in enumerate(own):
             above = (trunks[level][at].detach(), by_trunks[level][at]) if level < len(trunks) else None
-            pieces += [
-                partial(_bits_and_gradients, model, level, q, values, top, above)
-                for top in range(0, len(values[0]), STRIPE)
-            ]
-        pictures += [at] * (len(pieces) - len(pictures))
-    gradients = [torch.zeros_like(z) for z in leaves]
+            for top in range(0, len(values[0]), STRIPE):
+                mask = None if coded is None else coded[level].mask[top : top + STRIPE]
+                if mask is None or mask.any():
+                    pieces.append(partial(_bits_and_gradients, model, level, q, values, top, above, mask))
+        owners += [(at, gradients)] * (len(pieces) - len(owners))
     total = target.new_zeros(())
-    for at, (cost, parts) in zip(pictures, in_parallel(pieces), strict=True):
+    for (at, sums), (cost, parts) in zip(owners, in_parallel(pieces), strict=True):
         total += cost
         for level, rows, columns, gradient in parts:
-            gradients[level][at, :, rows, columns] += gradient
+            sums[level][at, :, rows, columns] += gradient
+    if coded is not None:
+        owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
+        gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
     if trunks:
         through = torch.autograd.grad(trunks, leaves[1:], by_trunks)
         gradients[1:] = [gradient + more for gradient, more in zip(gradients[1:], through, strict=True)]
@@ -134,15 +174,19 @@ def costs(
     lam: float,
     levels: int,
     weight: Tensor | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
     trunks = rate.trunks(model.weights, fields)
     network = Network.of(model, q)
-    error = target.new_empty(target[:, 0].shape)
-    bits = [z.new_empty(z[:, 0].shape) for z in fields[:levels]]
+    error = target.new_zeros(target[:, 0].shape)
+    bits = [z.new_zeros(z[:, 0].shape) for z in fields[:levels]]
+    seen = shown(fields, coded)
 
     def of_tile(at: int, rows: slice, columns: slice) -> None:
-        tile = Tile(network, [z[at] for z in fields], target.shape[2:], rows, columns)
+        if weight is not None and not weight[0, 0, rows, columns].any():
+            return
+        tile = Tile(network, [z[at] for z in seen], target.shape[2:], rows, columns)
         squared = (tile.picture() - target[at, :, rows, columns]).square_().sum(0)
         if weight is not None:
             squared *= weight[0, 0, rows, columns]
@@ -150,12 +194,16 @@ def costs(
 
     def of_stripe(at: int, level: int, top: int) -> None:
         trunk = trunks[level]
+        if coded is not None and not coded[level].mask[top : top + STRIPE].any():
+            return
         padded, height, width = _padded(fields[level][at], top)
         for rows, half in _runs(top, height, width, padded.device):
             cells = _Cells(model, level, q, padded, rows, width, None if trunk is None else trunk[at, :, half])
             found = rate.laplace_bits(cells.values - cells.mean, cells.log_scale).sum(0)
             plane = found.view(2, 2, cells.deep, cells.wide).permute(2, 0, 3, 1).reshape(2 * cells.deep, 2 * cells.wide)
             bits[level][at, top + rows.start : top + rows.stop] = plane[: rows.stop - rows.start, :width]
+        if coded is not None:
+            bits[level][at, top : top + height] *= coded[level].mask[top : top + height]
 
     pieces = [partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)]
     pieces += [
@@ -351,11 +399,18 @@ def _runs(top: int, height: int, width: int, device: torch.device) -> Iterator[t
 
 
 def _bits_and_gradients(
-    model: FieldModel, level: int, q: Tensor, values: Tensor, top: int, above: tuple[Tensor, Tensor] | None
+    model: FieldModel,
+    level: int,
+    q: Tensor,
+    values: Tensor,
+    top: int,
+    above: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
 ) -> tuple[Tensor, list[Part]]:
     """Bits of a stripe of a level's values (C, h, w), and its gradients by them.
 
-    above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written.
+    above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written. mask: 0 where the stripe's
+    cells cost nothing, (rows, w).
     """
     padded, height, width = _padded(values, top)
     gradient = torch.zeros_like(padded)
@@ -365,6 +420,8 @@ def _bits_and_gradients(
         cost, by_offset, by_log_scale = _laplace(cells.values - cells.mean, cells.log_scale)
         for whole in (cost, by_offset, by_log_scale):
             cells.clear_uneven(whole)
+            if mask is not None:
+                whole *= cells.phased(mask)
         by_trunk = cells.backward(by_offset, by_log_scale, gradient)
         if above is not None and by_trunk is not None:
             above[1][:, half] = by_trunk
@@ -418,6 +475,11 @@ class _Cells:
             phased[:, 1, :, -1] = 0
         if self.width % 2:
             phased[:, :, 1, :, -1] = 0
+
+    def phased(self, plane: Tensor) -> Tensor:
+        """A plane of the stripe, (rows, w), as samples (4 n), zero where they are there for evenness only."""
+        padded = _padded(plane[None], 0)[0][0]
+        return torch.stack([padded[y, x] for y, x in self.windows[-1]]).flatten()
 
     def backward(self, by_offset: Tensor, by_log_scale: Tensor, by_padded: Tensor) -> Tensor | None:
         """The gradient by the trunk, given those by value - mean and log scale; that by the values is added."""

@@ -26,7 +26,7 @@ from inrcodec.codec import decode, encode
 from inrcodec.deltas import unpack_deltas
 from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture, write_picture
-from inrcodec.lattice import field_shapes, seen_cells
+from inrcodec.lattice import field_shapes, visible_cells
 from inrcodec.options import DecodeOptions, EncodeOptions
 from inrcodec.prior import Prior, find_prior, parse_prior
 
@@ -61,7 +61,7 @@ def digest(file: SinrFile, prior: Prior) -> str:
         coded = None
         if file.alpha is not None:
             alpha = unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
-            coded = seen_cells(alpha > 0, len(shapes))
+            coded = visible_cells(alpha > 0, len(shapes))
         numbers = RateModel(prior.tensors, prior.architecture.channels).decode(
             file.groups[1:], shapes, file.quality_index, coded
         )
