@@ -76,7 +76,7 @@ def _spent(file: SinrFile, size: int) -> str:
     return "\n".join(f"{count:8} bytes, {100 * count / size:5.1f} %: {name}" for name, count in spent.items())
 
 
-@app.command()
+@app.command(epilog="Example:  inrcodec priors -v")
 def priors(quiet: QuietOption = False, verbose: VerboseOption = False, as_json: JsonOption = False) -> None:
     """List the bundled priors."""
     from inrcodec.prior import DEFAULT_PRIOR, bundled_priors, read_prior
