@@ -74,8 +74,10 @@ def adapt_filter(
         missing = target[0, :, rows, columns] - tile.values[tile.inside]
         return _Sample(tile.padded(), missing[None], None if weight is None else weight[:, :, rows, columns])
 
-    places, pixels = tiles(target), target[0, 0].numel()
-    count = len(places)
+    places = [(rows, columns) for rows, columns in tiles(target) if weight is None or weight[0, 0, rows, columns].any()]
+    count, pixels = len(places), sum(target[0, 0, rows, columns].numel() for rows, columns in places)
+    if not count:
+        return None
     drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // pixels)]
     samples = list(in_parallel(partial(sample, *places[i]) for i in drawn.tolist()))
     portion = min(len(samples), max(1, PIXELS * count // pixels))

@@ -20,7 +20,7 @@ from torch import Tensor
 from inrcodec import rate
 from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
 from inrcodec.entropy import encode_deltas
-from inrcodec.objective import FieldModel, level_cells, within_memory
+from inrcodec.objective import Coded, FieldModel, level_cells, within_memory
 from inrcodec.parallel import in_parallel
 
 __all__ = ["adapt_rate"]
@@ -42,10 +42,11 @@ def adapt_rate(
     q: Tensor,
     seed: int,
     before: Ints | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> Ints | None:
     """Changes of a prior's rate model, by its tensors, for rounded fields (1, C, h, w); None if they do not pay.
 
-    The descent goes on from the changes `before`.
+    The descent goes on from the changes `before`. Cells that are not coded do not count.
     """
     trunks = rate.trunks(model.weights, fields)
     shapes = [rate_units(tensors, level) for level in range(len(fields))]
@@ -56,11 +57,12 @@ def adapt_rate(
 
     def of_level(level: int, start: Ints) -> Ints:
         values, trunk, generator = fields[level][0], trunks[level], torch.Generator().manual_seed(seed + level)
-        first, own = _drawn(model, level, q, values, None if trunk is None else trunk[0], generator)
+        mask = torch.ones_like(values[0]) if coded is None else coded[level].mask
+        first, own = _drawn(model, level, q, values, None if trunk is None else trunk[0], mask, generator)
         parts = [plain[name].to(first.device) for name in shapes[level]]
         units = [beside[name].to(first.device) - part for name, part in zip(shapes[level], parts, strict=True)]
         parts[0], units[0] = parts[0][:, 0], units[0][:, 0]  # of the first bias, the constant
-        return _adapted(_Sample(first, own, values[0].numel(), parts, units), start, generator)
+        return _adapted(_Sample(first, own, int(mask.sum()), parts, units), start, generator)
 
     found = in_parallel(partial(of_level, *item) for item in enumerate(np.split(starts, ends[:-1])))
     changes = np.concatenate(list(found))
@@ -68,18 +70,23 @@ def adapt_rate(
 
 
 def _drawn(
-    model: FieldModel, level: int, q: Tensor, values: Tensor, trunk: Tensor | None, generator: torch.Generator
+    model: FieldModel,
+    level: int,
+    q: Tensor,
+    values: Tensor,
+    trunk: Tensor | None,
+    mask: Tensor,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """What the first layer sums up to at cells of a level, (hidden, n), and their values (C, n); drawn if many."""
-    wanted = min(1.0, MOST / values[0].numel())
+    wanted = min(1.0, MOST / max(1.0, float(mask.sum())))
     first, own = list[Tensor](), list[Tensor]()
-    for cells in level_cells(model, level, q, values, trunk):
-        real = cells.real()
+    for cells, counted in level_cells(model, level, q, values, trunk, mask):
         if wanted < 1:
-            drawn = torch.randperm(len(real), generator=generator)[: math.ceil(wanted * len(real))]
-            real = real[drawn.to(real.device)]
-        first.append(cells.first[:, real])
-        own.append(cells.values[:, real])
+            drawn = torch.randperm(len(counted), generator=generator)[: math.ceil(wanted * len(counted))]
+            counted = counted[drawn.to(counted.device)]
+        first.append(cells.first[:, counted])
+        own.append(cells.values[:, counted])
     return torch.cat(first, 1), torch.cat(own, 1)
 
 
@@ -107,6 +114,8 @@ class _Sample:
 def _adapted(sample: _Sample, start: Ints, generator: torch.Generator) -> Ints:
     """Changes of a level in units, all zero if they do not pay."""
     device, count = sample.first.device, sample.first.shape[1]
+    if not count:
+        return np.zeros_like(start)
     with torch.enable_grad():
         changes = torch.from_numpy(start).to(device).float().requires_grad_()
         adam = torch.optim.Adam([changes], PACE)

@@ -2,8 +2,9 @@
 
 Opacity is kept to the bit, and straight: colours are not multiplied by it. Between pixel centres it is linear;
 where samples are coarser than pixels it is the mean over their area, and so is the colour (see `render`). Colours of
-fully transparent pixels are not kept. Before a fit they are replaced by a smooth continuation of those around,
-which leaves no dark or bright rim where a picture is decoded larger or smaller; further away nothing is stored.
+fully transparent pixels are not kept. Before a fit they are replaced by a smooth continuation of those around; what
+is stored goes on beyond what is visible (see `lattice`), so no dark or bright rim is where a picture is decoded larger
+or smaller.
 """
 
 from __future__ import annotations

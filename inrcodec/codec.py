@@ -25,7 +25,7 @@ from inrcodec.entropy import MAX_VALUE, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import ImageError, LimitError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.guess import first_guess
 from inrcodec.image import Picture
-from inrcodec.lattice import cells, field_shapes, seen_cells
+from inrcodec.lattice import cells, continued, field_shapes, visible_cells
 from inrcodec.metrics import psnr
 from inrcodec.options import (
     MAX_QUALITY_INDEX,
@@ -94,7 +94,7 @@ def encode(
     if picture.bit_depth == 16:
         pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
     levels = len(prior.architecture.channels)
-    coded = None if picture.alpha is None else seen_cells(picture.alpha > 0, levels)
+    coded = None if picture.alpha is None else visible_cells(picture.alpha > 0, levels)
     plain = SinrFile(
         width=width,
         height=height,
@@ -119,8 +119,8 @@ def encode(
         if not levels:
             groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
             return packed(index, groups, (), Deltas())
-        if steps == 0 and seen is None and options.device in (Device.AUTO, Device.CPU):
-            return with_fields(index, first_guess(prior, pixels, index), Deltas())
+        if steps == 0 and known is None and options.device in (Device.AUTO, Device.CPU):
+            return with_fields(index, first_guess(prior, pixels, index, coded), Deltas())
         from inrcodec import fit  # torch
 
         device = fit.torch_device(options.device)
@@ -326,11 +326,13 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
         shapes = field_shapes(file.height, file.width, channels)
         coded = None
         if file.alpha is not None:
-            coded = seen_cells(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth) > 0, len(channels))
+            coded = visible_cells(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth) > 0, len(channels))
         deltas = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         network |= changed_filter(prior.tensors, deltas.filter)
         try:
             fields = _rate_model(prior, deltas).decode(file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded)
+            if coded is not None:
+                fields = tuple(map(continued, fields, coded))
         except MemoryError:
             raise LimitError(f"{file.width} x {file.height} pixels need more memory than there is") from None
     else:

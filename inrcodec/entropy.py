@@ -20,9 +20,9 @@ Fields (rate model)
     A level's values are one stream, after those of all coarser levels. Its rows are cut into stripes of 64
     that do not see each other; the cells of 8 stripes are visited in wavefronts x + 2 y = 0, 1, ...
     (y within the stripe), by stripe and row within a wavefront, all channels of a cell
-    together. Of a picture with opacity, cells are passed over, and zero, if all pixels in the 5x5 cells around are
-    fully transparent. With a(c) an activation in units of 2**-8, z the values already known, zero outside, channel by
-    channel, and n = 255 - 2 * quality index:
+    together. Of a picture with opacity, cells all of whose pixels are fully transparent are passed over, and zero here
+    (`lattice` says what the picture has there). With a(c) an activation in units of 2**-8, z the values already known,
+    zero outside, channel by channel, and n = 255 - 2 * quality index:
 
         above   = clip(coarse(ABOVE) + ((b0 + b1 n + b2 n**2) >> 24), -2**16, 2**16)
         hidden  = clip((CAUSAL z >> 4) + above, 0, 2**16)             11 causal cells

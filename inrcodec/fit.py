@@ -36,7 +36,7 @@ from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.guess import unrounded_guess
 from inrcodec.lattice import seen_cells
-from inrcodec.objective import FieldModel, objective
+from inrcodec.objective import Coded, FieldModel, objective, shown
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.parallel import in_parallel, one_thread_per_piece
 from inrcodec.prior import Prior
@@ -91,7 +91,7 @@ def fit_fields(
 
     The fit goes on from `start`, what an earlier one gave, and leaves its deltas; lambda may be another than the
     quality's. Pixels that are not `seen`, (height, width), do not count; the first guess looks at them, though.
-    Cells that are not `coded`, (rows, columns) per level, stay zero.
+    Cells that are not `coded`, (rows, columns) per level, stay zero, and are not where the picture goes on in them.
     """
     model = FieldModel.of(prior, device)
     target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
@@ -101,18 +101,23 @@ def fit_fields(
     if start:
         fields = [torch.from_numpy(z).to(device)[None].float() for z in start[0]]
         deltas = start[1]
-    elif device.type == "cpu":
-        fields = [torch.from_numpy(z)[None] for z in unrounded_guess(prior, pixels, quality_index)]
+    elif device.type == "cpu" or coded is not None:
+        guess = unrounded_guess(prior, pixels, quality_index, coded)
+        fields = [torch.from_numpy(z).to(device)[None] for z in guess]
     else:
         with torch.no_grad():
             fields = analyse(model.weights, target, q, model.channels, model.omegas)
     weight = None
     felt: list[Tensor | None] = [None] * len(fields)
+    own = None if coded is None else [Coded.of(cells, device) for cells in coded]
+    masks: list[list[Tensor]] = [[] for _ in fields] if own is None else [[part.mask] for part in own]
     if seen is not None:
         weight = torch.from_numpy(seen).to(device)[None, None].float()
-        finest = seen_cells(seen, min(QUIET, len(fields)))
-        for level, cells in enumerate([*finest, *(coded or [])[len(finest) :]]):
-            mask = felt[level] = torch.from_numpy(cells).to(device)[None, None].float()
+        for level, cells in enumerate(seen_cells(seen, min(QUIET, len(fields)))):
+            masks[level].append(torch.from_numpy(cells).to(device).float())
+    for level, planes in enumerate(masks):
+        if planes:
+            mask = felt[level] = torch.stack(planes).prod(0)[None, None]
             fields[level] = fields[level] * mask
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0
@@ -123,18 +128,18 @@ def fit_fields(
         if start is None:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(seed)
             deltas = Deltas(
-                adapt_filter(model, nearest, target, q, lam, draws, weight, before=deltas.filter),
-                adapt_rate(model, prior.tensors, nearest, q, seed, before=deltas.rate),
+                adapt_filter(model, shown(nearest, own), target, q, lam, draws, weight, before=deltas.filter),
+                adapt_rate(model, prior.tensors, nearest, q, seed, before=deltas.rate, coded=own),
             )
-        own = {k: torch.from_numpy(v) for k, v in changed_filter(prior.tensors, deltas.filter).items()}
-        own |= to_floats(changed_rate(prior.tensors, deltas.rate))
-        return replace(model, weights=model.weights | {name: tensor.to(device) for name, tensor in own.items()})
+        changed = {k: torch.from_numpy(v) for k, v in changed_filter(prior.tensors, deltas.filter).items()}
+        changed |= to_floats(changed_rate(prior.tensors, deltas.rate))
+        return replace(model, weights=model.weights | {name: tensor.to(device) for name, tensor in changed.items()})
 
     if steps:
         with one_thread_per_piece(device):
             first = adapted(fields) if start else model
-            fields = refine(first, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt)
-            fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight)
+            fields = refine(first, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt, own)
+            fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight, own)
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 
@@ -151,11 +156,12 @@ def refine(
     pace: float = 1.0,
     weight: Tensor | None = None,
     felt: Sequence[Tensor | None] | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> list[Tensor]:
     """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
 
-    `adapted` gives the model for the last third of them; `weight` is `objective`'s. Where `felt`, per level
-    (1, 1, h, w) or None, is 0, fields stay zero.
+    `adapted` gives the model for the last third of them; `weight` and `coded` are `objective`'s. Where `felt`, per
+    level (1, 1, h, w) or None, is 0, fields stay zero.
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
@@ -173,7 +179,7 @@ def refine(
         now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
         levels = zip(fields, noises, felt, strict=True)
         pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
-        gradients = objective(model, [value for _, value in pairs], target, q, lam, weight)[1]
+        gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded)[1]
         found = in_parallel(
             partial(_moved, pairs[i], gradient, momenta[i], squares[i], now[i], step + 1, least[i])
             for i, gradient in enumerate(gradients)

@@ -7,6 +7,7 @@ grow with the picture.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from inrcodec.entropy import MAX_VALUE
-from inrcodec.lattice import field_shapes
+from inrcodec.lattice import continued, field_shapes
 from inrcodec.options import conditioning
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, convolve, field_gains, fill_planes, numpy_network
@@ -26,18 +27,25 @@ LAYERS = ("in", "mid", "out")  # of 3x3 blocks each: a block depends on as many 
 Floats = NDArray[np.floating[Any]]
 
 
-def first_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> tuple[NDArray[np.int32], ...]:
-    """Quantized fields (channels, rows, columns), level 0 first, of pixels (height, width, 3) in 0..255."""
-    fields = unrounded_guess(prior, pixels, quality_index)
+def first_guess(
+    prior: Prior, pixels: NDArray[Any], quality_index: int, coded: Sequence[NDArray[np.bool_]] | None = None
+) -> tuple[NDArray[np.int32], ...]:
+    """Quantized fields (channels, rows, columns), level 0 first, of pixels (height, width, 3) in 0..255.
+
+    Cells that are not `coded`, (rows, columns) per level, are zero, and finer levels reckon with what they go on from.
+    """
+    fields = unrounded_guess(prior, pixels, quality_index, coded)
     return tuple(np.clip(np.rint(z), -MAX_VALUE, MAX_VALUE).astype(np.int32) for z in fields)
 
 
-def unrounded_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> list[NDArray[np.float32]]:
+def unrounded_guess(
+    prior: Prior, pixels: NDArray[Any], quality_index: int, coded: Sequence[NDArray[np.bool_]] | None = None
+) -> list[NDArray[np.float32]]:
     """What `first_guess` rounds."""
     height, width, _ = pixels.shape
     q = conditioning(quality_index)
     fields = [np.zeros(shape, np.float32) for shape in field_shapes(height, width, prior.architecture.channels)]
-    guess = _Guess(prior, Parameters(height, width, q, prior.tensors, ()), fields)
+    guess = _Guess(prior, Parameters(height, width, q, prior.tensors, ()), fields, coded)
     pyramid = [pixels]
     for _ in fields[1:]:
         pyramid.append(_halved(pyramid[-1]))
@@ -48,17 +56,26 @@ def unrounded_guess(prior: Prior, pixels: NDArray[Any], quality_index: int) -> l
                 (slice(top, min(top + TILE, rows)), slice(left, min(left + TILE, columns)))
                 for top in range(0, rows, TILE)
                 for left in range(0, columns, TILE)
+                if coded is None or coded[level][2 * top : 2 * (top + TILE), 2 * left : 2 * (left + TILE)].any()
             ]
             for done in [pool.submit(guess.tile, level, pyramid[level], *tile) for tile in tiles]:
                 done.result()
-    return fields
+            if coded is not None:
+                fields[level][:] = continued(fields[level] * coded[level], coded[level])
+    return fields if coded is None else [z * mask for z, mask in zip(fields, coded, strict=True)]
 
 
 class _Guess:
     """What the tiles of all levels share."""
 
-    def __init__(self, prior: Prior, parameters: Parameters, fields: list[NDArray[np.float32]]) -> None:
-        self.tensors, self.fields = prior.tensors, fields
+    def __init__(
+        self,
+        prior: Prior,
+        parameters: Parameters,
+        fields: list[NDArray[np.float32]],
+        coded: Sequence[NDArray[np.bool_]] | None,
+    ) -> None:
+        self.tensors, self.fields, self.coded = prior.tensors, fields, coded
         self.height, self.width = parameters.height, parameters.width
         self.kernels = [(float(b), float(c)) for b, c in prior.tensors["field.kernel"]]
         self.gains = field_gains(prior, parameters.conditioning)
@@ -75,8 +92,11 @@ class _Guess:
         missing = own - self._rendered(level, *part)
         unit = np.maximum(np.float32(0.7) * self.gains[level][0, 0, 0], np.float32(0.02))
         x = _blocks(np.concatenate([missing / unit, 2 * own], 2))  # (H / 2, W / 2, 24)
+        inside = None if self.coded is None else _any_of_block(self.coded[level][part])
         for number, layer in enumerate(LAYERS):
             kernel, bias = (self.tensors[f"analysis.{level}.{layer}{name}"] for name in ("", "_bias"))
+            if inside is not None:  # zeros around what is coded, as around the picture
+                x, inside = x * inside, _inner(inside, vertical, horizontal)
             y = convolve(np.pad(x, (vertical, horizontal, (0, 0))), kernel)
             y += bias @ self.powers if number == 0 else bias
             if layer != "out":
@@ -101,7 +121,7 @@ def _grown(part: slice, count: int) -> tuple[slice, tuple[int, int]]:
     return slice(start, stop), (int(start == 0), int(stop == count))
 
 
-def _inner(x: Floats, vertical: tuple[int, int], horizontal: tuple[int, int]) -> Floats:
+def _inner(x: NDArray[Any], vertical: tuple[int, int], horizontal: tuple[int, int]) -> NDArray[Any]:
     """What is left of (H, W, C) by a layer that sees so many zeros at either end."""
     (top, bottom), (left, right) = vertical, horizontal
     return x[1 - top : x.shape[0] - 1 + bottom, 1 - left : x.shape[1] - 1 + right]
@@ -120,7 +140,13 @@ def _halved(x: NDArray[Any]) -> NDArray[np.float32]:
     return mean
 
 
-def _blocks(x: Floats) -> Floats:
+def _any_of_block(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Blocks (H / 2, W / 2, 1) with a cell of a mask (H, W)."""
+    found: NDArray[np.bool_] = np.logical_or.reduce(_blocks(mask[..., None]), axis=2, keepdims=True)
+    return found
+
+
+def _blocks(x: NDArray[Any]) -> NDArray[Any]:
     """(H, W, C) as blocks of 2x2: (H / 2, W / 2, 4 C)."""
     even = _even(x)
     quads = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1)

@@ -2,7 +2,7 @@
 
 Inside this package a picture is 8-bit or 16-bit samples in the file's own colour space (sRGB
 unless its ICC profile says otherwise), grey or RGB, upright and still, perhaps with opacity. A file
-that is more than that (CMYK, animated) is refused, so that nothing is lost in silence; the
+that is more than that (CMYK, floating-point, animated) is refused, so that nothing is lost in silence; the
 caller may ask to convert it instead. Palettes and 1-bit pictures become the colours they show.
 
 Pillow raises almost anything on damaged files and warns about the rest. Both end here:
@@ -147,9 +147,9 @@ def read_picture(path: Path, *, convert: bool = False) -> Picture:
     """The picture in a file, turned upright as its EXIF orientation says.
 
     ICC profile, EXIF (its orientation set to 1) and XMP are kept. With `convert`, CMYK and other colour spaces
-    become RGB as Pillow has it, of several pictures the first is taken, and the result is `flatten`ed. Raises
-    ImageError without it in these cases, and always for what is not a whole picture of at most 2**28 pixels
-    and 32768 pixels a side, or has floating-point samples.
+    become RGB as Pillow has it, of several pictures the first is taken, of floating-point samples 0..1 as linear light,
+    and the result is `flatten`ed. Raises ImageError without it in these cases, and always for what is not a whole
+    picture of at most 2**28 pixels and 32768 pixels a side.
     """
     if path.exists() and not path.is_file():
         raise ImageError(f"{path}: expected a file, found something else")
@@ -349,8 +349,8 @@ def _read(image: ImageFile.ImageFile, file: BinaryIO, convert: bool) -> Picture:
     # The second picture of an MPO is another view or a gain map; its first is what every JPEG viewer shows.
     if getattr(image, "is_animated", False) and image.format != "MPO" and not convert:
         raise ImageError("expected one picture, found several (--convert takes the first)")
-    if image.mode == "F":
-        raise ImageError("expected integer samples, found floating-point ones")
+    if image.mode == "F" and not convert:
+        raise ImageError("expected integer samples, found floating-point ones (--convert takes 0..1 as linear light)")
     top = _largest_sample(image, file)
     reduced = top > 255 and image.mode not in DEEP_GREY_MODES
     stored, tiles = _deep_colours(image), list(image.tile)  # which loading uses up
@@ -366,7 +366,10 @@ def _read(image: ImageFile.ImageFile, file: BinaryIO, convert: bool) -> Picture:
         ImageOps.exif_transpose(image, in_place=True)
     samples: NDArray[Any]
     opacity: NDArray[Any]
-    if image.mode in DEEP_GREY_MODES:
+    if image.mode == "F":
+        samples, opacity = _from_light(image), np.full((1, 1, 1), 255, np.uint8)
+        metadata.pop("icc", None)  # which was of these samples
+    elif image.mode in DEEP_GREY_MODES:
         samples, opacity = _scale_grey(image, top)
     elif reduced and stored:
         samples, opacity = _join_bytes(image, stored, tiles[0], file)
@@ -448,6 +451,17 @@ def _scale_grey(image: Image.Image, top: int) -> tuple[NDArray[np.uint16], NDArr
         raise ImageError(f"expected samples of 0..{top}, found {values.min()}..{values.max()}")
     opacity = np.where(values == image.info.get("transparency", -1), 0, 65535).astype(np.uint16)
     return _to_16_bits(values, top), opacity
+
+
+def _from_light(image: Image.Image) -> NDArray[np.uint8]:
+    """sRGB samples (H, W, 1) of linear light, clipped to 0..1 (IEC 61966-2-1)."""
+    light = np.asarray(image, np.float64)[..., None]
+    if np.isnan(light).any():
+        raise ImageError("expected numbers as samples, found NaN")
+    light = light.clip(0, 1)
+    curved = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    samples: NDArray[np.uint8] = np.rint(255 * curved).astype(np.uint8)
+    return samples
 
 
 def _to_16_bits(values: NDArray[np.integer[Any]], top: int) -> NDArray[np.uint16]:

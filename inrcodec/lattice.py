@@ -6,6 +6,11 @@ picture with ceil(size / 2**l) cells per axis, so any size is covered. Between c
 it is interpolated with a separable cubic kernel of the family of Mitchell and Netravali
 (1988), whose (B, C) the prior has learned for each level; beyond the outermost centres
 the outermost cells go on. Level 0 has B = 0: at pixel centres it is the numbers themselves.
+
+Only cells with a visible pixel have numbers of their own. What is visible depends on cells around these, too, which is
+as far as they go on: three times, each cell without a value that has neighbours with one takes the value of the first
+of them, in the order left, right, above, below, then above left, above right, below left and below right. All others
+are zero.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 TAPS = 4  # cells under the kernel, per axis
+MARGIN = 3  # cells that what is visible depends on, beyond those that hold it: the filter's two pixels and the kernel
+NEIGHBOURS = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # (y, x), first come, first served
 
 
 def cells(size: int, level: int) -> int:
@@ -28,19 +35,53 @@ def field_shapes(height: int, width: int, channels: tuple[int, ...]) -> list[tup
     return [(c, cells(height, level), cells(width, level)) for level, c in enumerate(channels)]
 
 
+def visible_cells(visible: NDArray[np.bool_], levels: int) -> list[NDArray[np.bool_]]:
+    """The cells of each level that have a visible pixel, (height, width) -> (rows, columns)."""
+    found = [visible][:levels]
+    while len(found) < levels:
+        height, width = visible.shape
+        even = np.pad(visible, ((0, height % 2), (0, width % 2)))
+        visible = even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
+        found.append(visible)
+    return found
+
+
+def continuation(coded: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Cells that go on from others that are coded, (rows, columns), and which: indices (N,) in row-major order."""
+    height, width = coded.shape
+    source = np.full((height + 2, width + 2), -1, np.int32)  # coded cell of each cell, with a border that has none
+    source[1:-1, 1:-1][coded] = np.flatnonzero(coded)
+    inside = source[1:-1, 1:-1]
+    for _ in range(MARGIN):
+        known = np.pad(inside >= 0, 1)
+        down = known[:-2] | known[1:-1] | known[2:]
+        y, x = np.nonzero((down[:, :-2] | down[:, 1:-1] | down[:, 2:]) & ~known[1:-1, 1:-1])
+        near = source[y + 1 + NEIGHBOURS[0][0], x + 1 + NEIGHBOURS[0][1]]
+        for dy, dx in NEIGHBOURS[1:]:
+            near = np.where(near < 0, source[y + 1 + dy, x + 1 + dx], near)
+        inside[y, x] = near
+    found = np.flatnonzero((inside >= 0) & ~coded)
+    return found, inside.ravel()[found].astype(np.intp)
+
+
+def continued(values: NDArray[Any], coded: NDArray[np.bool_]) -> NDArray[Any]:
+    """A field (C, rows, columns) whose cells that are not coded, (rows, columns), go on from those that are."""
+    found = values.copy()
+    flat = found.reshape(len(values), -1)
+    at, source = continuation(coded)
+    flat[:, at] = flat[:, source]
+    return found
+
+
 def seen_cells(visible: NDArray[np.bool_], levels: int) -> list[NDArray[np.bool_]]:
     """The cells of each level of whose 5x5 cells around one has a visible pixel, (height, width) -> (rows, columns).
 
     The others have no say in what is seen.
     """
     found = []
-    for level in range(levels):
-        if level:
-            height, width = visible.shape
-            even = np.pad(visible, ((0, height % 2), (0, width % 2)))
-            visible = even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
-        height, width = visible.shape
-        padded = np.pad(visible, 2)
+    for own in visible_cells(visible, levels):
+        height, width = own.shape
+        padded = np.pad(own, 2)
         down = np.logical_or.reduce([padded[i : i + height] for i in range(5)])
         found.append(np.logical_or.reduce([down[:, i : i + width] for i in range(5)]))
     return found

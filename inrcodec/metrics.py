@@ -123,7 +123,8 @@ def bd_rate(anchor: Sequence[Point], test: Sequence[Point]) -> float:
 
 def _check_sizes(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> None:
     if a.shape != b.shape:
-        raise ImageError(f"expected two pictures of one size, found {a.shape} and {b.shape}")
+        found = " and ".join(f"{x.shape[1]}x{x.shape[0]}" for x in (a, b))
+        raise ImageError(f"expected two pictures of one size, found {found}")
 
 
 def _blur(image: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,18 +19,31 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import rate
 from inrcodec.entropy import CAUSAL, STRIPE
-from inrcodec.lattice import interpolation_matrix
+from inrcodec.lattice import continuation, interpolation_matrix
 from inrcodec.parallel import in_parallel
 from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH
 from inrcodec.synthesis import PACKED, gains
 
-__all__ = ["Cells", "FieldModel", "Network", "Tile", "costs", "level_cells", "objective", "tiles", "within_memory"]
+__all__ = [
+    "Cells",
+    "Coded",
+    "FieldModel",
+    "Network",
+    "Tile",
+    "costs",
+    "level_cells",
+    "objective",
+    "shown",
+    "tiles",
+    "within_memory",
+]
 
 TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
 LEAST = 64  # pixels of a side that a device must have memory for
@@ -63,6 +76,37 @@ class FieldModel:
         return [(b, c) for b, c in self.weights["field.kernel"].tolist()]
 
 
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """The cells of a level that are coded. The others are zero to the rate, and go on from these in the picture."""
+
+    mask: Tensor  # (h, w), 0 or 1
+    places: Tensor  # (N,) of cells that go on, in row-major order
+    sources: Tensor  # (N,) of those whose values they take
+
+    @classmethod
+    def of(cls, coded: NDArray[np.bool_], device: torch.device) -> Coded:
+        """From the lattice's masks (h, w)."""
+        found = (torch.from_numpy(part).to(device) for part in continuation(coded))
+        return cls(torch.from_numpy(coded).to(device).float(), *found)
+
+    def continued(self, values: Tensor) -> Tensor:
+        """Values (..., h, w) as the picture has them."""
+        flat = values.flatten(-2)
+        return flat.index_copy(-1, self.places, flat[..., self.sources]).view_as(values)
+
+    def gathered(self, gradient: Tensor) -> Tensor:
+        """The gradient by values, given that by `continued`, (..., h, w)."""
+        flat = gradient.flatten(-2)
+        moved = flat.index_add(-1, self.sources, flat[..., self.places])
+        return moved.index_fill(-1, self.places, 0).view_as(gradient)
+
+
+def shown(fields: Sequence[Tensor], coded: Sequence[Coded] | None) -> list[Tensor]:
+    """Fields (..., h, w) as the picture has them."""
+    return list(fields) if coded is None else [part.continued(z) for z, part in zip(fields, coded, strict=True)]
+
+
 def within_memory(compute: Callable[P, T]) -> Callable[P, T]:
     """`compute`, begun again with pieces half as large whenever a GPU's memory was too small for them."""
 
@@ -89,36 +133,44 @@ def objective(
     q: Tensor,
     lam: float,
     weight: Tensor | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all.
 
-    weight (1, 1, H, W), of them all, is of each pixel's squared error.
+    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
     leaves = [z.detach().requires_grad_() for z in fields]
     with torch.enable_grad():
         trunks = [trunk for trunk in rate.trunks(model.weights, leaves) if trunk is not None]  # levels 0, 1, ...
     by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
     network = Network.of(model, q)
-    pictures: list[int] = []
+    gradients = [torch.zeros_like(z) for z in leaves]
+    by_shown = gradients if coded is None else [torch.zeros_like(z) for z in leaves]
+    owners: list[tuple[int, list[Tensor]]] = []  # of each piece: which picture, and where its gradients belong
     pieces: list[Callable[[], tuple[Tensor, list[Part]]]] = []
     for at, picture in enumerate(target):
         own = [z[at].detach() for z in leaves]
+        seen = shown(own, coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
-            pieces.append(partial(_error_and_gradients, network, own, picture, rows, columns, lam, part))
+            if part is None or part.any():
+                pieces.append(partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part))
+        owners += [(at, by_shown)] * (len(pieces) - len(owners))
         for level, values in enumerate(own):
             above = (trunks[level][at].detach(), by_trunks[level][at]) if level < len(trunks) else None
-            pieces += [
-                partial(_bits_and_gradients, model, level, q, values, top, above)
-                for top in range(0, len(values[0]), STRIPE)
-            ]
-        pictures += [at] * (len(pieces) - len(pictures))
-    gradients = [torch.zeros_like(z) for z in leaves]
+            for top in range(0, len(values[0]), STRIPE):
+                mask = None if coded is None else coded[level].mask[top : top + STRIPE]
+                if mask is None or mask.any():
+                    pieces.append(partial(_bits_and_gradients, model, level, q, values, top, above, mask))
+        owners += [(at, gradients)] * (len(pieces) - len(owners))
     total = target.new_zeros(())
-    for at, (cost, parts) in zip(pictures, in_parallel(pieces), strict=True):
+    for (at, sums), (cost, parts) in zip(owners, in_parallel(pieces), strict=True):
         total += cost
         for level, rows, columns, gradient in parts:
-            gradients[level][at, :, rows, columns] += gradient
+            sums[level][at, :, rows, columns] += gradient
+    if coded is not None:
+        owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
+        gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
     if trunks:
         through = torch.autograd.grad(trunks, leaves[1:], by_trunks)
         gradients[1:] = [gradient + more for gradient, more in zip(gradients[1:], through, strict=True)]
@@ -134,15 +186,19 @@ def costs(
     lam: float,
     levels: int,
     weight: Tensor | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
     trunks = rate.trunks(model.weights, fields)
     network = Network.of(model, q)
-    error = target.new_empty(target[:, 0].shape)
-    bits = [z.new_empty(z[:, 0].shape) for z in fields[:levels]]
+    error = target.new_zeros(target[:, 0].shape)
+    bits = [z.new_zeros(z[:, 0].shape) for z in fields[:levels]]
+    seen = shown(fields, coded)
 
     def of_tile(at: int, rows: slice, columns: slice) -> None:
-        tile = Tile(network, [z[at] for z in fields], target.shape[2:], rows, columns)
+        if weight is not None and not weight[0, 0, rows, columns].any():
+            return
+        tile = Tile(network, [z[at] for z in seen], target.shape[2:], rows, columns)
         squared = (tile.picture() - target[at, :, rows, columns]).square_().sum(0)
         if weight is not None:
             squared *= weight[0, 0, rows, columns]
@@ -150,11 +206,16 @@ def costs(
 
     def of_stripe(at: int, level: int, top: int) -> None:
         trunk = trunks[level]
+        mask = None if coded is None else coded[level].mask[top : top + STRIPE]
+        if mask is not None and not mask.any():
+            return
         for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, None if trunk is None else trunk[at]):
             mean, log_scale = cells.distributions()
             found = rate.laplace_bits(cells.values - mean, log_scale).sum(0)
             plane = found.view(2, 2, cells.deep, cells.wide).permute(2, 0, 3, 1).reshape(2 * cells.deep, 2 * cells.wide)
             bits[level][at, rows] = plane[: cells.height, : cells.width]
+        if mask is not None:
+            bits[level][at, top : top + STRIPE] *= mask
 
     pieces = [partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)]
     pieces += [
@@ -331,20 +392,30 @@ def _error_and_gradients(
     return (missing * weighted).sum() * (SQUARED_UNIT / lam), tile.backward(weighted * (2 * SQUARED_UNIT / lam))
 
 
-def level_cells(model: FieldModel, level: int, q: Tensor, values: Tensor, trunk: Tensor | None) -> Iterator[Cells]:
-    """The cells of a level's values (C, h, w); trunk (features, ceil(h / 2), ceil(w / 2)), None at the coarsest."""
+def level_cells(
+    model: FieldModel, level: int, q: Tensor, values: Tensor, trunk: Tensor | None, mask: Tensor
+) -> Iterator[tuple[Cells, Tensor]]:
+    """The cells of a level's values (C, h, w), and which of the samples count: those where the mask (h, w) is not 0.
+
+    trunk (features, ceil(h / 2), ceil(w / 2)), None at the coarsest level.
+    """
     for top in range(0, values.shape[1], STRIPE):
         for _, cells in _stripe_cells(model, level, q, values, top, trunk):
-            yield cells
+            yield cells, cells.phased(mask[top : top + STRIPE]).nonzero()[:, 0]
+
+
+def _padded(stripe: Tensor) -> Tensor:
+    """Planes (C, h, w) of a stripe with zeros above and aside, and such that rows and columns are even."""
+    height, width = stripe.shape[1:]
+    return functional.pad(stripe, (2, 2 + width % 2, 2, height % 2))
 
 
 def _stripe_cells(
     model: FieldModel, level: int, q: Tensor, values: Tensor, top: int, trunk: Tensor | None
 ) -> Iterator[tuple[slice, Cells]]:
     """The cells of the stripe of a level that begins at a row, some rows at once, and which rows these are."""
-    own = values[:, top : top + STRIPE]
-    height, width = own.shape[1:]
-    padded = functional.pad(own, (2, 2 + width % 2, 2, height % 2))  # zeros, such that rows and columns are even
+    padded = _padded(values[:, top : top + STRIPE])
+    height, width = values[:, top : top + STRIPE].shape[1:]
     size = max(2, ROWS.get(values.device.type, ROWS["cpu"]) // width // 2 * 2)
     for start in range(0, height, size):
         stop = min(start + size, height)
@@ -354,20 +425,30 @@ def _stripe_cells(
 
 
 def _bits_and_gradients(
-    model: FieldModel, level: int, q: Tensor, values: Tensor, top: int, above: tuple[Tensor, Tensor] | None
+    model: FieldModel,
+    level: int,
+    q: Tensor,
+    values: Tensor,
+    top: int,
+    above: tuple[Tensor, Tensor] | None,
+    mask: Tensor | None,
 ) -> tuple[Tensor, list[Part]]:
     """Bits of a stripe of a level's values (C, h, w), and its gradients by them.
 
-    above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written.
+    above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written. mask: 0 where the stripe's
+    cells cost nothing, (rows, w).
     """
-    height, width = values[:, top : top + STRIPE].shape[1:]
-    gradient = values.new_zeros(len(values), height + 2 + height % 2, width + 4 + width % 2)
+    own = values[:, top : top + STRIPE]
+    height, width = own.shape[1:]
+    gradient = torch.zeros_like(_padded(own))
     bits = []
     for rows, cells in _stripe_cells(model, level, q, values, top, None if above is None else above[0]):
         mean, log_scale = cells.distributions()
         cost, by_offset, by_log_scale = _laplace(cells.values - mean, log_scale)
         for whole in (cost, by_offset, by_log_scale):
             cells.clear_uneven(whole)
+            if mask is not None:
+                whole *= cells.phased(mask)
         by_trunk = cells.backward(by_offset, by_log_scale, gradient)
         if above is not None and by_trunk is not None:
             above[1][:, rows.start // 2 : (rows.stop + 1) // 2] = by_trunk
@@ -379,7 +460,7 @@ def _bits_and_gradients(
 class Cells:
     """Some rows of a stripe on their way through the rate model.
 
-    padded (C, h + 2, w + 4) is the stripe with zeros above and aside, trunk (features, n / wide, wide) of these rows.
+    padded is `_padded`'s, trunk (features, n / wide, wide) of these rows.
     The samples of the 2x2 phases lie one after the other, as the trunk gives them: (C, 4 n) with n its cells.
     """
 
@@ -421,12 +502,6 @@ class Cells:
         mean, log_scale = torch.addmm(part["head_bias"][:, None], part["head"], self.middle).chunk(2)
         return mean, log_scale
 
-    def real(self) -> Tensor:
-        """Which of the 4 n samples are cells of the level: not those that are there for evenness only."""
-        ones = self.first.new_ones(1, self.first.shape[1])
-        self.clear_uneven(ones)
-        return ones[0].nonzero()[:, 0]
-
     def clear_uneven(self, whole: Tensor) -> None:
         """Make zero what samples (C, 4 n) say of the row and the column that are there for evenness only."""
         phased = whole.view(len(whole), 2, 2, self.deep, self.wide)
@@ -434,6 +509,11 @@ class Cells:
             phased[:, 1, :, -1] = 0
         if self.width % 2:
             phased[:, :, 1, :, -1] = 0
+
+    def phased(self, plane: Tensor) -> Tensor:
+        """A plane of the stripe, (rows, w), as samples (4 n), zero where they are there for evenness only."""
+        padded = _padded(plane[None])[0]
+        return torch.stack([padded[y, x] for y, x in self.windows[-1]]).flatten()
 
     def backward(self, by_offset: Tensor, by_log_scale: Tensor, by_padded: Tensor) -> Tensor | None:
         """The gradient by the trunk, given those by value - mean and log scale; that by the values is added."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inrcodec.objective import FieldModel, costs
+from inrcodec.objective import Coded, FieldModel, costs
 
 __all__ = ["optimised_rounding"]
 
@@ -36,16 +36,17 @@ def optimised_rounding(
     q: Tensor,
     lam: float,
     weight: Tensor | None = None,
+    coded: Sequence[Coded] | None = None,
 ) -> list[Tensor]:
     """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W); q (1, 1) of them all.
 
-    weight (1, 1, H, W), of them all, is of each pixel's squared error.
+    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
     rounded = [values.round() for values in fields]
 
     def cost(level: int) -> Tensor:
         """J at each cell of a level, (B, h, w), but for what coarser levels take."""
-        error, bits = costs(model, rounded, target, q, lam, level + 1, weight)
+        error, bits = costs(model, rounded, target, q, lam, level + 1, weight, coded)
         return sum((_gathered(plane, level - i) for i, plane in enumerate(bits)), _gathered(error, level))
 
     for level in LEVELS:

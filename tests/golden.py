@@ -26,7 +26,7 @@ from inrcodec.codec import DELTA_GROUPS, decode, encode
 from inrcodec.deltas import Deltas, FilterDeltas, changed_rate, delta_counts, pack_deltas, unpack_deltas
 from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture, write_picture
-from inrcodec.lattice import field_shapes, seen_cells
+from inrcodec.lattice import field_shapes, visible_cells
 from inrcodec.options import DecodeOptions, EncodeOptions
 from inrcodec.prior import Prior, find_prior, parse_prior
 
@@ -61,7 +61,7 @@ def digest(file: SinrFile, prior: Prior) -> str:
         coded = None
         if file.alpha is not None:
             alpha = unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
-            coded = seen_cells(alpha > 0, len(shapes))
+            coded = visible_cells(alpha > 0, len(shapes))
         changes = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         numbers = RateModel(changed_rate(prior.tensors, changes.rate), prior.architecture.channels).decode(
             file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded

@@ -196,11 +196,27 @@ def changed_rates(group: bytes, levels: int, tensors: dict[str, Any]) -> dict[st
 
 
 def _is_coded(visible: list[list[bool]] | None, y: int, x: int, side: int) -> bool:
-    """Whether a cell has a value: if there is opacity in the 5x5 cells around, of so many pixels a side."""
-    if visible is None:
-        return True
-    top, left = max(0, (y - 2) * side), max(0, (x - 2) * side)
-    return any(any(row[left : (x + 3) * side]) for row in visible[top : (y + 3) * side])
+    """Whether a cell has a value of its own: if one of its pixels, so many a side, is not fully transparent."""
+    return visible is None or any(any(row[x * side :][:side]) for row in visible[y * side :][:side])
+
+
+def shown(container: Container, level: int, field: Field) -> Field:
+    """A level's field as the picture has it: it goes on around the cells that have values of their own."""
+    height, width = len(field[0]), len(field[0][0])
+    cells = [(y, x) for y in range(height) for x in range(width)]
+    known = {cell: cell for cell in cells if _is_coded(container.visible, *cell, 1 << level)}
+    for _ in range(3):
+        before = dict(known)
+        for y, x in set(cells) - before.keys():
+            around = [(y, x - 1), (y, x + 1), (y - 1, x), (y + 1, x)]
+            around += [(y - 1, x - 1), (y - 1, x + 1), (y + 1, x - 1), (y + 1, x + 1)]
+            found = [before[cell] for cell in around if cell in before]
+            if found:
+                known[y, x] = found[0]
+    return [
+        [[rows[known[y, x][0]][known[y, x][1]] if (y, x) in known else 0 for x in range(width)] for y in range(height)]
+        for rows in field
+    ]
 
 
 def _read_level(

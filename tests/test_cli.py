@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from conftest import write_png
 from numpy.typing import NDArray
 from PIL import Image
@@ -254,11 +255,29 @@ def test_version_and_help() -> None:
     assert "Examples" in runner.invoke(app, ["encode", "--help"]).stdout
 
 
-def test_what_makes_or_measures_something_is_quiet_or_verbose() -> None:
-    names = ("encode", "decode", "convert", "view", "verify", "bench", "train-prior", "train-fields")
-    for name in names:
-        text = CliRunner().invoke(app, [name, "--help"]).stdout
-        assert "--quiet" in text and "--verbose" in text and "--json" in text, name
+def test_every_command_can_be_quiet_or_verbose_or_speak_json_and_has_help() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) >= 11
+    for name, command in commands.items():
+        options = {word for parameter in command.params for word in parameter.opts}
+        assert options >= {"-q", "--quiet", "-v", "--verbose", "--json"}, name
+        assert command.help and "inrcodec " + name in command.epilog, name
+        assert all(getattr(parameter, "help", "") for parameter in command.params), name
+
+
+def test_what_only_says_something_is_quiet_or_verbose_too(folder: Path) -> None:
+    encoded(folder, "--self-contained")
+    size = (folder / "photo.sinr").stat().st_size
+    for words in (("info", "photo.sinr"), ("priors",), ("compare", "photo.png", "photo.sinr")):
+        assert run(folder, *words, "-q") == (0, "", "")
+        assert json.loads(run(folder, *words, "-q", "--json")[1]) == json.loads(run(folder, *words, "--json")[1])
+        code, text, detail = run(folder, *words, "-v")
+        assert code == 0 and text == run(folder, *words)[1] and detail
+    spent = run(folder, "info", "photo.sinr", "-v")[2]
+    assert "field of stride 4" in spent and sum(map(int, re.findall(r"(\d+) bytes", spent))) == size
+    assert "Meta-SparseINR" in run(folder, "priors", "-v")[2]
+    assert "red: mean difference" in run(folder, "compare", "photo.png", "photo.png", "-v")[2]
+    assert run(folder, "info", "missing.sinr", "-q")[0] == 4
 
 
 def test_a_reader_that_stops_reading_is_no_error_to_talk_about(folder: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from inrcodec.fit import fit_fields
 from inrcodec.guess import first_guess
+from inrcodec.lattice import visible_cells
 from inrcodec.prior import Prior, find_prior
 
 
@@ -34,6 +35,18 @@ def test_it_is_the_guess_of_the_torch_twin(field_prior: Prior, size: tuple[int, 
         assert a.dtype == np.int32 and a.shape == b.shape
         differ = a != b  # both round a sum of float32, in another order
         assert np.abs(a - b).max() <= 1 and differ.mean() < 1e-3
+
+
+def test_around_what_is_coded_it_is_as_around_a_picture(field_prior: Prior) -> None:
+    alone = photo_like(32, 48)
+    canvas, visible = np.full((96, 112, 3), 77, np.uint8), np.zeros((96, 112), bool)
+    canvas[32:64, 16:64], visible[32:64, 16:64] = alone, True
+    masks = visible_cells(visible, len(field_prior.architecture.channels))
+    found, expected = first_guess(field_prior, canvas, 150, masks), first_guess(field_prior, alone, 150)
+    for level, (inside, own) in enumerate(zip(found, expected, strict=True)):
+        assert not inside[:, ~masks[level]].any()
+        part = inside[:, 32 >> level : 64 >> level, 16 >> level : 64 >> level]
+        assert (part != own).mean() < 1e-3
 
 
 def test_samples_need_not_be_integers(field_prior: Prior) -> None:

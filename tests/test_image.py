@@ -286,9 +286,15 @@ def test_an_avif_of_ten_bits_is_refused_or_scaled(tmp_path: Path) -> None:
     assert np.abs(read - ramp).mean() < 2
 
 
-def test_floats_are_refused_even_with_convert(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.tif", picture(GREY.astype(np.float32)))
-    with pytest.raises(ImageError, match="floating-point"):
+def test_floats_are_refused_or_taken_as_linear_light(tmp_path: Path) -> None:
+    light = np.array([[-3, 0, 0.001, 0.2140411, 1, 700, np.inf]], np.float32)
+    path = saved(tmp_path / "a.tif", picture(light))
+    with pytest.raises(ImageError, match="found floating-point ones"):
+        read_picture(path)
+    read = read_picture(path, convert=True)
+    assert read.grey and read.pixels[..., 0].tolist() == [[0, 0, 3, 127, 255, 255, 255]]
+    path = saved(tmp_path / "b.tif", picture(light * np.float32(np.nan)))
+    with pytest.raises(ImageError, match="NaN"):
         read_picture(path, convert=True)
 
 

@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from inrcodec.lattice import cells, field_shapes, interpolation_matrix, kernel, seen_cells, taps
+from inrcodec.lattice import (
+    cells,
+    continuation,
+    continued,
+    field_shapes,
+    interpolation_matrix,
+    kernel,
+    seen_cells,
+    taps,
+    visible_cells,
+)
+from inrcodec.render import FILTER_REACH
 
 
 def test_cells_cover_any_size() -> None:
@@ -48,6 +59,33 @@ def test_seen_cells_have_a_visible_pixel_in_the_5x5_around() -> None:
         assert found.shape == (cells(37, level), cells(50, level))
         assert np.array_equal(found, expected) and found.any()
     assert not seen_cells(visible, 1)[0].all()
+
+
+def test_a_field_goes_on_from_the_first_neighbour_that_has_a_value() -> None:
+    coded = np.zeros((6, 9), bool)
+    coded[2, 3] = coded[2, 4] = coded[3, 4] = True
+    values = np.where(coded, np.array([[[1], [2], [3], [4], [5], [6]]]) * 10 + np.arange(9), 0)
+    assert continued(values, coded)[0].tolist() == [
+        [33, 33, 33, 33, 34, 34, 34, 34, 0],
+        [33, 33, 33, 33, 34, 34, 34, 34, 0],
+        [33, 33, 33, 33, 34, 34, 34, 34, 0],
+        [33, 33, 33, 44, 44, 44, 44, 44, 0],
+        [33, 33, 44, 44, 44, 44, 44, 44, 0],
+        [33, 44, 44, 44, 44, 44, 44, 44, 0],
+    ]
+    everything = np.ones((3, 4), bool)
+    assert not len(continuation(everything)[0]) and not len(continuation(~everything)[0])
+
+
+def test_a_field_goes_on_as_far_as_what_is_visible_depends_on_it() -> None:
+    visible = np.zeros((1, 400), bool)
+    visible[0, 190:211] = True
+    for level, own in enumerate(visible_cells(visible, 6)):
+        assert own[0].tolist() == [visible[0, x << level : (x + 1) << level].any() for x in range(len(own[0]))]
+        positions = np.arange(190 - FILTER_REACH, 211 + FILTER_REACH) + 0.5
+        index, weights = taps(positions, level, 400 >> level, 0.3 if level else 0.0, 0.3)
+        needed = index[weights != 0].tolist()
+        assert set(needed) <= {*continuation(own)[0].tolist(), *np.flatnonzero(own[0]).tolist()}
 
 
 def test_outermost_cells_go_on_beyond_the_border() -> None:

@@ -71,7 +71,7 @@ def test_ssim_shrinks_its_window_to_small_pictures(shape: tuple[int, int, int]) 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
 def test_pictures_of_different_sizes_are_not_compared(metric: Metric) -> None:
-    with pytest.raises(ImageError, match=r"\(14, 18, 3\) and \(13, 18, 3\)"):
+    with pytest.raises(ImageError, match="18x14 and 18x13"):
         metric(A, A[1:])
 
 

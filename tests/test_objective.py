@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec import objective as module
-from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel, costs, objective, within_memory
+from inrcodec.lattice import continued, field_shapes, visible_cells
+from inrcodec.objective import Coded, FieldModel, costs, objective, within_memory
 from inrcodec.parallel import one_thread_per_piece
 from inrcodec.rate import distributions, laplace_bits, rate
 from inrcodec.synthesis import synthesize
@@ -46,6 +47,41 @@ def test_pixels_count_by_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.rand(1, 1, 70, 45)
     weight[:, :, 20:60, :30] = 0
     check_against_the_plain_form(70, 45, 1, torch.zeros(1, 1), weight)
+
+
+def test_only_coded_cells_have_bits_and_the_others_go_on_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.TILE, "cpu", 32)
+    height, width, q = 150, 45, torch.full((1, 1), 0.4)
+    visible = np.zeros((height, width), bool)
+    visible[70:93, 5:20] = visible[100, 40] = True
+    masks = visible_cells(visible, len(CHANNELS))
+    coded = [Coded.of(mask, CPU) for mask in masks]
+    weight = torch.from_numpy(visible).float()[None, None]
+    model, target = FieldModel(field_weights(), OMEGAS, CHANNELS), torch.rand(1, 3, height, width) - 0.5
+    fields = [z * part.mask for z, part in zip(random_fields(height, width), coded, strict=True)]
+    fast, by_hand = objective(model, fields, target, q, 300.0, weight, coded)
+
+    plain = [z.clone().requires_grad_() for z in fields]
+    whole = [part.continued(z) for z, part in zip(plain, coded, strict=True)]
+    for z, mask, found in zip(fields, masks, whole, strict=True):
+        assert np.array_equal(continued(z[0].numpy(), mask), found[0].detach().numpy())
+    error = ((synthesize(model.weights, whole, q, OMEGAS) - target).square() * weight).sum(1) * 255**2 / 300.0
+    bits = [
+        laplace_bits(z - mean, log_scale).sum(1) * part.mask
+        for z, (mean, log_scale), part in zip(plain, distributions(model.weights, plain, q), coded, strict=True)
+    ]
+    slow = error.sum() + sum(plane.sum() for plane in bits)
+    slow.backward()  # type: ignore[no-untyped-call]
+    assert float(fast) == pytest.approx(float(slow.detach()), rel=1e-5)
+    for gradient, z, part in zip(by_hand, plain, coded, strict=True):
+        assert z.grad is not None
+        near = gradient * part.mask, z.grad * part.mask
+        assert torch.allclose(*near, rtol=1e-3, atol=1e-4 * float(z.grad.abs().max()))
+
+    errors, planes = costs(model, fields, target, q, 300.0, 2, weight, coded)
+    assert torch.allclose(errors, error, rtol=1e-4, atol=1e-4)
+    for found, expected in zip(planes, bits, strict=False):
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

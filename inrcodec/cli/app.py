@@ -114,7 +114,9 @@ def _prior_names() -> list[str]:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+QuietOption = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print nothing but errors (and the object of --json).")
+]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print details on stderr.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 PriorOption = Annotated[

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from inrcodec.cli.app import (
@@ -67,6 +68,8 @@ def compare(
     ] = None,
     prior: PriorOption = None,
     force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say how far two pictures are apart: PSNR, SSIM, MS-SSIM, and the bits per pixel of their files.
@@ -99,7 +102,11 @@ def compare(
     )
     if facts["psnr"] == math.inf:
         facts["psnr"] = None  # JSON has no infinity
-    Reporter(as_json)(facts, text)
+    channels = zip(("red", "green", "blue"), np.moveaxis(pixels_a, 2, 0), np.moveaxis(pixels_b, 2, 0), strict=True)
+    apart = {name: np.abs(one.astype(int) - other) for name, one, other in channels}
+    shape = f"{pixels_a.shape[1]}x{pixels_a.shape[0]}, {size_a} and {size_b} bytes"
+    lines = [f"{name}: mean difference {d.mean():.3f}, largest {d.max()}, of 255" for name, d in apart.items()]
+    Reporter(as_json, quiet, verbose)(facts, text, "\n".join([shape, *lines]))
 
 
 def _read(path: Path, prior: Prior | None) -> tuple[Picture, int]:

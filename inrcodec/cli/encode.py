@@ -96,7 +96,9 @@ def encode(
     self_contained: Annotated[bool, typer.Option("--self-contained", help="Put the prior into the file.")] = False,
     convert: Annotated[
         bool,
-        typer.Option("--convert", help="Accept CMYK or animation; make the picture 8 bits, opaque and RGB or grey."),
+        typer.Option(
+            "--convert", help="Accept CMYK, floats or animation; make the picture 8 bits, opaque and RGB or grey."
+        ),
     ] = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave ICC profile, EXIF and XMP out.")] = False,
     force: ForceOption = False,

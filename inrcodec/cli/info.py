@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inrcodec.cli.app import (
     JsonOption,
+    QuietOption,
     Reporter,
+    VerboseOption,
     app,
     naming,
     read_input,
 )
+from inrcodec.errors import PriorError
+
+if TYPE_CHECKING:
+    from inrcodec.bitstream import SinrFile
 
 
 @app.command(epilog="Example:  inrcodec info photo.sinr --json")
 def info(
     file: Annotated[Path, typer.Argument(help="File to describe; - is stdin.")],
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a .sinr file holds, without decoding it."""
@@ -49,15 +58,30 @@ def info(
         "metadata": {key: len(value) for key, value in header.metadata.items()},
     }
     shown = facts | {"prior": facts["prior"] or "not bundled"}
-    Reporter(as_json)(facts, "\n".join(f"{key:15}{value}" for key, value in shown.items()))
+    text = "\n".join(f"{key:15}{value}" for key, value in shown.items())
+    Reporter(as_json, quiet, verbose)(facts, text, _spent(header, len(data)) if verbose else "")
 
 
-@app.command()
-def priors(as_json: JsonOption = False) -> None:
+def _spent(file: SinrFile, size: int) -> str:
+    """What the bytes of a file are for, a line each."""
+    from inrcodec.codec import prior_of
+
+    names = [f"parameter group {i}" for i in range(len(file.groups))]
+    with suppress(PriorError):  # who cannot decode a file can still say what it holds
+        levels = len(prior_of(file).architecture.channels)
+        if levels and len(names) == levels + 1:
+            names = ["changes of the filter", *(f"field of stride {1 << i}" for i in reversed(range(levels)))]
+    spent = dict(zip(names, map(len, file.groups), strict=True))
+    spent["header, metadata, opacity and prior"] = size - sum(spent.values())
+    return "\n".join(f"{count:8} bytes, {100 * count / size:5.1f} %: {name}" for name, count in spent.items())
+
+
+@app.command(epilog="Example:  inrcodec priors -v")
+def priors(quiet: QuietOption = False, verbose: VerboseOption = False, as_json: JsonOption = False) -> None:
     """List the bundled priors."""
     from inrcodec.prior import DEFAULT_PRIOR, bundled_priors, read_prior
 
-    rows = []
+    rows, details = [], list[str]()
     for path in bundled_priors():
         prior = read_prior(path)
         surviving = sum(int(prior.mask(layer).sum()) for layer in range(prior.layers))
@@ -73,9 +97,11 @@ def priors(as_json: JsonOption = False) -> None:
                 "surviving_weights": surviving,
             }
         )
+        notes = [f"  {key}: {value}" for key, value in prior.notes.items()]
+        details += [f"{path}: {prior.architecture}", *notes]
     lines = []
     for row in rows:
         kind = f"{row['field_levels']} levels of fields" if row["field_levels"] else "no fields"
         text = f"{row['surviving_weights']} of {row['weights']} weights, {kind}, {row['bytes']} bytes, id {row['id']}"
         lines.append(f"{row['name']}{' (default)' if row['default'] else ''}: {text}")
-    Reporter(as_json)(rows, "\n".join(lines))
+    Reporter(as_json, quiet, verbose)(rows, "\n".join(lines), "\n".join(details))
