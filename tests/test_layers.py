@@ -14,7 +14,7 @@ FLOORS = (
     {"errors", "grid", "metrics", "options", "parallel"},
     {"bitstream", "entropy", "image", "lattice", "siren"},
     {"alpha", "dataset", "deltas", "guess", "maml", "prior", "rate", "render", "synthesis", "target"},
-    {"adapt", "analysis", "fit", "objective", "processes", "prune", "rounding"},
+    {"adapt_filter", "adapt_rate", "analysis", "fit", "objective", "processes", "prune", "rounding"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins", "viewer"},
 )

@@ -64,13 +64,14 @@ def info(
 
 def _spent(file: SinrFile, size: int) -> str:
     """What the bytes of a file are for, a line each."""
-    from inrcodec.codec import prior_of
+    from inrcodec.codec import DELTA_GROUPS, prior_of
 
     names = [f"parameter group {i}" for i in range(len(file.groups))]
     with suppress(PriorError):  # who cannot decode a file can still say what it holds
         levels = len(prior_of(file).architecture.channels)
-        if levels and len(names) == levels + 1:
-            names = ["changes of the filter", *(f"field of stride {1 << i}" for i in reversed(range(levels)))]
+        if levels and len(names) == levels + DELTA_GROUPS:
+            fields = (f"field of stride {1 << i}" for i in reversed(range(levels)))
+            names = ["changes of the filter", "changes of the rate model", *fields]
     spent = dict(zip(names, map(len, file.groups), strict=True))
     spent["header, metadata, opacity and prior"] = size - sum(spent.values())
     return "\n".join(f"{count:8} bytes, {100 * count / size:5.1f} %: {name}" for name, count in spent.items())
