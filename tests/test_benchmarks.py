@@ -4,9 +4,11 @@ import csv
 import sys
 from pathlib import Path
 
+import fitting
 import growth
 import numpy as np
 import pytest
+import sparsity
 import speed
 import stages
 from conftest import write_png
@@ -44,7 +46,7 @@ def test_stages_add_up_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     seconds = {row["stage"]: float(row["seconds"]) for row in rows(table)}
     total = seconds.pop("total")
     assert sum(seconds.values()) == pytest.approx(total, abs=0.01)
-    assert all(seconds[name] > 0 for name in ("steps: objective and gradients", "adapting", "rounding"))
+    assert all(seconds[name] > 0 for name in ("steps: objective and gradients", "adapting the filter", "rounding"))
 
 
 def test_growth_measures_each_size_once_and_draws_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +63,35 @@ def test_growth_measures_each_size_once_and_draws_it(tmp_path: Path, monkeypatch
     monkeypatch.setattr(growth, "measured", lambda *words, limit: pytest.fail("measured again"))
     growth.main()
     assert rows(table) == found
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        write_png(folder / f"{i}.png", np.random.default_rng(i).integers(0, 256, (25, 31, 3), dtype=np.uint8))
+    return folder
+
+
+def test_fitting_says_what_a_part_is_worth(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "fitting.csv"
+    variants = ["as it is", "started from zero, not from the guess", "rounded to the nearest", "steps that do not fall"]
+    words = ["--crops", "1", "--side", "20", "--qualities", "20", "--steps", "6", "--csv", str(table)]
+    monkeypatch.setattr(sys, "argv", ["fitting", str(photos), *words, "--variants", *variants])
+    fitting.main()
+    costs = {row["variant"]: float(row["J"]) for row in rows(table)}
+    assert list(costs) == variants and len(set(costs.values())) == 4
+    assert costs["as it is"] < min(costs[variants[1]], costs[variants[2]])
+
+
+def test_sparsity_compares_equal_numbers_of_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "sparsity.csv"
+    words = ["--crops", "2", "--others", "1", "--side", "20", "--fit", "2", "--steps", "40", "--seeds", "3"]
+    monkeypatch.setattr(sys, "argv", ["sparsity", str(photos), *words, "--qualities", "30", "--csv", str(table)])
+    sparsity.main()
+    narrow, wide, pruned = rows(table)
+    assert narrow["weights"] == pruned["weights"] < wide["weights"]
+    assert all(0 < float(row["J_Q30"]) < 1000 for row in (narrow, wide, pruned))
