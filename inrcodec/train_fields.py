@@ -17,6 +17,10 @@ has been learnt. No step goes through a fit, so steps cost little.
 Phase 4, coarse: a set of batches is guessed once, and only the rate models of strides 8 and more learn. Crops of 128
 have a handful of such cells, whole pictures hundreds, most of them with neighbours: `size` should be that of pictures.
 
+Phase 5, schedule: step sizes and temperatures of the fit are learnt through whole fits of `fit_length` steps, by
+antithetic evolution (Salimans et al., 2017): each batch is fitted twice, from the same guess and with the same noise,
+with the schedule multiplied and divided by the same random factors, and the schedule follows the difference of log J.
+
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
 qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
 after a kill as if nothing had happened. Under `torchrun` each process has its share of every batch.
@@ -51,7 +55,7 @@ from inrcodec.train import Progress, Tasks
 
 FORMAT = 1  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "decoder", "coarse")
+PHASES = ("guess", "fit", "decoder", "coarse", "schedule")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
@@ -59,6 +63,8 @@ LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn fro
 COARSE = 3  # level of stride 8
 PACES = {"rate": 4.0, "filter": 1.0, "detail": 1.0}  # by which rates are multiplied in phase 3
 NETWORK_PACE = 0.3  # likewise, of all others
+SCHEDULE = ("fit.step", "fit.temperature")
+SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 
 Weights = dict[str, Tensor]
@@ -86,7 +92,9 @@ class FieldOptions:
     coarse_steps: int = 0  # of phase 4
     coarse_batches: int = 50  # that are guessed for it
     coarse_rate: float = 3e-3  # of Adam in phase 4; falls along a cosine
-    fit_length: int = 40  # steps that a batch is fitted in phase 2
+    schedule_steps: int = 0  # of phase 5
+    schedule_rate: float = 0.02  # of Adam in phase 5, of logs; falls along a cosine
+    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3 and 5
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
     fit_rate: float = 2e-4  # of Adam in phase 2; falls along a cosine
@@ -110,7 +118,7 @@ class FieldOptions:
         for name in counts:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if min(self.guess_steps, self.fit_steps, self.decoder_steps, self.coarse_steps) < 0 or self.steps < 1:
+        if min(self._phases) < 0 or self.steps < 1:
             raise OptionError("the steps of the phases must be at least 0, and one of them above")
         if self.coarse_steps and len(self.channels) <= COARSE:
             raise OptionError(f"{len(self.channels)} levels are no more than the {COARSE} that phase 4 leaves alone")
@@ -119,7 +127,20 @@ class FieldOptions:
     @property
     def steps(self) -> int:
         """Of all phases."""
-        return self.guess_steps + self.fit_steps + self.decoder_steps + self.coarse_steps
+        return sum(self._phases)
+
+    @property
+    def _phases(self) -> tuple[int, ...]:
+        return self.guess_steps, self.fit_steps, self.decoder_steps, self.coarse_steps, self.schedule_steps
+
+    def phase(self, step: int) -> tuple[int, int]:
+        """Which phase a step is in, and how many steps of it are before."""
+        done = step
+        for number, steps in enumerate(self._phases):
+            if done < steps:
+                return number, done
+            done -= steps
+        raise IndexError(step)
 
 
 @dataclass(frozen=True)
@@ -251,8 +272,7 @@ def train_fields(
             if not math.isfinite(loss):
                 raise OptionError(f"training diverged before step {step + 1}: the rates are too much")
             state = replace(state, loss=0.0)
-            ends = (options.guess_steps, options.guess_steps + options.fit_steps, options.steps - options.coarse_steps)
-            phase = sum(step >= end for end in ends)
+            phase, _ = options.phase(step)
             if number == 0:
                 rows.append(f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n")
                 write_atomically(log, "".join(rows).encode(), overwrite=True)
@@ -334,13 +354,16 @@ def _stepped(
         qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
         return pictures, qualities[share]
 
-    if step < options.guess_steps:
+    phase, done = options.phase(step)
+    if phase == 0:
         part = step / options.guess_steps
         loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
         learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
         gradients = _by_name(loss, weights, names)
-    elif step >= options.steps - options.coarse_steps:
-        done = step - (options.steps - options.coarse_steps)
+    elif phase == 4:
+        loss, gradients = _evolved(weights, *drawn(step), options, step, number)
+        learning = options.schedule_rate * _cosine(done / options.schedule_steps)
+    elif phase == 3:
         key = f"coarse {done % options.coarse_batches}"
         if done < options.coarse_batches:
             pictures, qualities = drawn(step)
@@ -355,9 +378,9 @@ def _stepped(
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
         names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
         gradients = _by_name(loss, weights, names)
-    elif step >= options.guess_steps + options.fit_steps:
+    elif phase == 2:
         length = -(-options.decoder_steps // options.decoder_rounds)
-        done = (step - options.guess_steps - options.fit_steps) % length
+        done %= length
         batch = done % options.decoder_batches
         pictures, qualities = drawn(step - done + batch)
         pictures, finer = _halved(pictures) if batch % 4 == 3 else (pictures, None)
@@ -372,7 +395,7 @@ def _stepped(
         paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in names}
         gradients = _by_name(loss, weights, names)
     else:
-        visit = step - options.guess_steps
+        visit = done
         slot, turn = visit % options.slots, visit // options.slots
         age = (turn + slot * options.fit_length // options.slots) % options.fit_length
         key, born = f"{slot}", step - options.slots * min(age, turn)
@@ -418,8 +441,32 @@ def _stepped(
     means = {name: g * min(1.0, CLIP / (norm + 1e-9)) for name, g in means.items()}
     if "field.kernel" in means:
         means["field.kernel"][0, 0] = 0  # level 0 interpolates: at pixel centres it is the values themselves
-    weights, first, second = _adam(state, means, learning, paces)
+    logs = {name: state.weights[name].log() for name in SCHEDULE if name in means}  # which are what changes
+    weights, first, second = _adam(replace(state, weights=state.weights | logs), means, learning, paces)
+    weights |= {name: weights[name].exp() for name in logs}
     return replace(state, weights=weights, first=first, second=second)
+
+
+def _evolved(
+    weights: Weights, pictures: Tensor, qualities: Tensor, options: FieldOptions, step: int, number: int
+) -> tuple[Tensor, Weights]:
+    """Log J summed over the pictures, mean of two fits, and an estimate of its gradient by the logs of the schedule."""
+    shared = torch.Generator().manual_seed(options.seed * 1_000_003 + step)  # by all processes
+    device = pictures.device
+    away = {name: SPREAD * torch.randn(weights[name].shape, generator=shared).to(device) for name in SCHEDULE}
+    losses = []
+    for sign in (1, -1):
+        beside = weights | {name: weights[name] * torch.exp(sign * factor) for name, factor in away.items()}
+        generator = torch.Generator(device).manual_seed(step * 1024 + number)
+        fields = _fitted(beside, pictures, qualities, options, generator)
+        model = FieldModel({k: v.detach() for k, v in beside.items()}, options.omegas, options.channels)
+        costs = []
+        for at, quality in enumerate(qualities.tolist()):
+            q, part = torch.full((1, 1), conditioning(quality), device=device), slice(at, at + 1)
+            costs.append(objective(model, [z[part] for z in fields], pictures[part], q, lagrangian(quality))[0])
+        losses.append(torch.stack(costs).log().sum())
+    slope = (losses[0] - losses[1]) / (2 * SPREAD**2)
+    return torch.stack(losses).mean(), {name: slope * factor for name, factor in away.items()}
 
 
 def _fitted(

@@ -10,6 +10,7 @@ from inrcodec.errors import OptionError, PriorError
 from inrcodec.lattice import field_shapes
 from inrcodec.train_fields import (
     FieldOptions,
+    export,
     fast_objective,
     import_weights,
     init_weights,
@@ -19,7 +20,7 @@ from inrcodec.train_fields import (
 
 OPTIONS = FieldOptions(
     channels=(1, 2, 1, 2, 1), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
-    guess_steps=6, fit_steps=14, decoder_steps=5, decoder_batches=2, coarse_steps=5, coarse_batches=2,
+    guess_steps=6, fit_steps=14, decoder_steps=5, decoder_batches=2, coarse_steps=5, coarse_batches=2, schedule_steps=4,
     fit_length=4, slots=4, threads=1, log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
@@ -42,7 +43,14 @@ class Noise:
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     options = replace(
-        OPTIONS, guess_steps=60, fit_steps=0, decoder_steps=0, coarse_steps=0, log_every=20, guess_rate=1e-2
+        OPTIONS,
+        guess_steps=60,
+        fit_steps=0,
+        decoder_steps=0,
+        coarse_steps=0,
+        schedule_steps=0,
+        log_every=20,
+        guess_rate=1e-2,
     )
     train_fields(options, Noise(), tmp_path)
     losses = [float(row.split(",")[2]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
@@ -51,7 +59,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
     whole = train_fields(OPTIONS, Noise(), tmp_path / "whole")
-    for stop_at in (4, 16, 21, 26):  # in every phase
+    for stop_at in (4, 16, 21, 26, 32):  # in every phase
         with pytest.raises(KeyboardInterrupt):
             train_fields(OPTIONS, Noise(stop_at), tmp_path / "parts")
     parts = train_fields(OPTIONS, Noise(), tmp_path / "parts")
@@ -65,7 +73,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
     first = train_fields(OPTIONS, Noise(), tmp_path / "first")
     assert first is not None
     second = train_fields(
-        replace(OPTIONS, guess_steps=0, fit_steps=1, decoder_steps=0, coarse_steps=0, fit_rate=1e-6),
+        replace(OPTIONS, guess_steps=0, fit_steps=1, decoder_steps=0, coarse_steps=0, schedule_steps=0, fit_rate=1e-6),
         Noise(),
         tmp_path / "second",
         start=first,
@@ -90,6 +98,21 @@ def test_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_phase_4_needs_coarse_levels() -> None:
     with pytest.raises(OptionError, match="3 levels"):
         replace(OPTIONS, channels=(1, 2, 3))
+
+
+def test_a_schedule_that_is_far_from_right_is_learnt(tmp_path: Path) -> None:
+    options = replace(
+        OPTIONS, guess_steps=0, fit_steps=0, decoder_steps=0, coarse_steps=0, fit_length=8, batch=4, log_every=6,
+        schedule_steps=24, schedule_rate=0.15,
+    )  # fmt: skip
+    slow = {"fit.step": torch.full((5, 2), 0.03), "fit.temperature": torch.tensor([0.3, 0.2])}
+    start = export(tmp_path / "start.safetensors", "start", init_weights(options) | slow, options, {})
+    prior = train_fields(options, Noise(), tmp_path, start=start)
+    losses = [float(row.split(",")[2]) for row in (tmp_path / "log.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < losses[0] - 0.3  # of log J
+    assert prior is not None
+    changed = {name for name in prior.tensors if not np.array_equal(prior.tensors[name], start.tensors[name])}
+    assert changed == {"fit.step", "fit.temperature"}
 
 
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:

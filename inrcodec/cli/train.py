@@ -105,6 +105,9 @@ def train_fields(
     coarse_steps: Annotated[
         int, typer.Option(help="Steps that train the rate of coarse levels alone, at last; for a large --size.")
     ] = 0,
+    schedule_steps: Annotated[
+        int, typer.Option(help="Steps that train the fit's step sizes and temperatures, after all others.")
+    ] = 0,
     fit_length: Annotated[int, typer.Option(help="Steps that a batch is fitted.")] = 40,
     slots: Annotated[int, typer.Option(help="Batches that are fitted in turn.")] = 8,
     guess_rate: Annotated[float, typer.Option(help="Learning rate of the guess steps.")] = 4e-3,
@@ -131,7 +134,7 @@ def train_fields(
     options = FieldOptions(
         batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, decoder_steps=decoder_steps,
         decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
-        fit_length=fit_length, slots=slots, guess_rate=guess_rate, fit_rate=fit_rate,
+        schedule_steps=schedule_steps, fit_length=fit_length, slots=slots, guess_rate=guess_rate, fit_rate=fit_rate,
         seed=seed, device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
