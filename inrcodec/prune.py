@@ -16,7 +16,7 @@ from torch import Tensor
 
 from inrcodec.errors import OptionError
 
-__all__ = ["apply_masks", "count_surviving", "full_masks", "prune"]
+__all__ = ["apply_masks", "count_surviving", "full_masks", "prune", "useful"]
 
 
 def full_masks(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -40,6 +40,25 @@ def prune(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], fractio
     alive[order[:removed]] = False
     pieces = torch.split(alive, [mask.numel() for mask in masks.values()])
     return {name: piece.view_as(masks[name]).clone() for name, piece in zip(masks, pieces, strict=True)}
+
+
+def useful(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The surviving weights that lie on a path from an input to an output, in masks of layers in their order.
+
+    The others belong to units that are the same at every coordinate or that no output hears: without them the
+    network is the same with other biases.
+    """
+    layers = list(masks.values())  # (out, in) each
+    reached = [layers[0].new_ones(layers[0].shape[1])]  # per layer: which of its inputs depend on the coordinates
+    heard = [layers[-1].new_ones(layers[-1].shape[0])]  # per layer, the last first: which outputs have an effect
+    for layer in layers[:-1]:
+        reached.append((layer & reached[-1]).any(1))
+    for layer in layers[:0:-1]:
+        heard.append((layer & heard[-1][:, None]).any(0))
+    return {
+        name: layer & before & after[:, None]
+        for (name, layer), before, after in zip(masks.items(), reached, heard[::-1], strict=True)
+    }
 
 
 def apply_masks(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

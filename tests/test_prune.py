@@ -1,11 +1,12 @@
 """Global magnitude pruning, against sorting by hand."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from inrcodec.errors import OptionError
-from inrcodec.prune import apply_masks, count_surviving, full_masks, prune
+from inrcodec.prune import apply_masks, count_surviving, full_masks, prune, useful
 
 
 def network() -> dict[str, Tensor]:
@@ -79,3 +80,17 @@ def test_apply_masks_gives_positive_zeros_and_touches_nothing_else() -> None:
 def test_prune_rejects_fractions_outside_zero_to_one(fraction: float) -> None:
     with pytest.raises(OptionError):
         prune(network(), full_masks(network()), fraction)
+
+
+def test_useful_weights_are_those_that_paths_lead_through() -> None:
+    draw = np.random.default_rng(2)
+    layers = [(draw.random(shape) < 0.3).astype(int) for shape in ((9, 2), (8, 9), (7, 8), (3, 7))]  # (out, in) each
+    masks = useful({f"siren.{i}.weight": torch.tensor(layer == 1) for i, layer in enumerate(layers)})
+    for i, layer in enumerate(layers):
+        before, after = np.ones(2, int), np.ones(3, int)  # how many paths lead to a unit, and from it
+        for other in layers[:i]:
+            before = other @ before
+        for other in layers[:i:-1]:
+            after = after @ other
+        assert (masks[f"siren.{i}.weight"].numpy() == (after[:, None] * layer * before > 0)).all()
+    assert 0 < count_surviving(masks)[0] < sum(layer.sum() for layer in layers)
