@@ -4,12 +4,13 @@
     python benchmarks/paper.py run imagenette=FOLDER faces=FOLDER glyphs=glyphs --size small --out RUN
     python benchmarks/paper.py show RUN/paper.csv --published POINTS.csv --out benchmarks
     python benchmarks/paper.py swap imagenette=FOLDER --size small --rounds 13 --validation 100 --out RUN
+    python benchmarks/paper.py paths RUN
 
 A FOLDER holds the folders train and test. `run` appends a row to RUN/paper.csv as soon as it is measured; started
 again, it skips those that are there and goes on with a training run where it was. `--methods`, `--seeds` and `--rounds`
 leave out the others. `show` prints the tables and draws one plot per data set. `swap` asks what the spread of
 Dense-Narrow over the seeds comes from: it is trained with the first layer that one seed draws and the other layers of
-another, on the same batches and pictures.
+another, on the same batches and pictures. `paths RUN` counts how many of the surviving weights are of any use.
 
 Other settings than the size's are tried in a RUN of their own: `--train outer_rate=1e-4 dense_steps=2000` changes
 fields of `TrainOptions`, `--side` is of the pictures, `--fit-rate` of the fit's Adam, and `--validation 100` takes that
@@ -42,7 +43,7 @@ from inrcodec.fit import torch_device
 from inrcodec.grid import pixel_grid
 from inrcodec.maml import Parameters, adam_step, picture_loss
 from inrcodec.prior import Architecture, Prior, read_prior, save_prior
-from inrcodec.prune import apply_masks, full_masks, prune
+from inrcodec.prune import apply_masks, count_surviving, full_masks, prune, useful
 from inrcodec.siren import init_siren
 from inrcodec.train import TrainOptions, train
 
@@ -370,6 +371,18 @@ def swap(folders: Mapping[str, Path], size: Size, out: Path, seeds: Sequence[int
                 print(line + "".join(f" {scores[protocol]:.2f} |" for protocol in ("adam", "sgd")), flush=True)
 
 
+def paths(runs: Path) -> None:
+    """Print a line per round of every sparse network in a folder of training runs."""
+    print("| run | round | weights | on a path | of each layer |\n" + "|---" * 5 + "|")
+    for folder in sorted(path.parent for path in runs.glob("*/sparse/round-1.safetensors")):
+        for number in range(1, len(list(folder.glob("round-*.safetensors"))) + 1):
+            prior = read_prior(folder / f"round-{number}.safetensors")
+            masks = _of(prior)[1]
+            alive, of_use = count_surviving(masks)[0], [int(mask.sum()) for mask in useful(masks).values()]
+            each = " + ".join(map(str, of_use))
+            print(f"| {folder.parent.name} | {number} | {alive} | {sum(of_use)} | {each} |")
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file that `run` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -532,6 +545,8 @@ def main() -> None:
     first = commands.add_parser("run", help="train and measure", parents=[settings])
     first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[settings])
+    third = commands.add_parser("paths", help="weights of the sparse networks that are of any use")
+    third.add_argument("run", type=Path, help="RUN of the command run")
     second = commands.add_parser("show", help="print tables, draw plots")
     second.add_argument("results", type=Path)
     second.add_argument("--published", type=Path, help="CSV with the points of the paper's figure")
@@ -539,6 +554,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "show":
         show(arguments.results, arguments.published, arguments.out)
+        return
+    if arguments.command == "paths":
+        paths(arguments.run / "runs")
         return
     folders = dict(word.split("=", 1) for word in arguments.data if "=" in word)
     if len(folders) < len(arguments.data) or not folders.keys() <= SIDES.keys():

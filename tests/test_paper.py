@@ -216,6 +216,14 @@ def test_swapped_layers_are_those_of_the_seeds(
         assert (value == drawn[name.startswith("siren.0.")][name].numpy()).all()
 
 
+def test_weights_of_use_are_counted_per_round(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper.paths(finished / "runs")
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["glyphs-0", "1", "120"], ["glyphs-0", "2", "96"]]
+    for row in rows:
+        assert sum(map(int, row[4].split(" + "))) == int(row[3]) <= int(row[2])
+
+
 def test_other_settings_are_tried_on_training_pictures_that_are_set_aside(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
