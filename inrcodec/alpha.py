@@ -9,6 +9,7 @@ or smaller.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,22 @@ SWEEPS = 4  # of smoothing per scale of the continuation
 
 def pack_alpha(alpha: NDArray[Any]) -> bytes:
     """Opacity (height, width), uint8 or uint16, as the content of a file's opacity (see `bitstream`)."""
-    difference = np.diff(alpha, axis=1, prepend=alpha.dtype.type(0))
-    return difference.astype(alpha.dtype.newbyteorder("<")).tobytes()
+    kind, none = alpha.dtype.newbyteorder("<"), alpha.dtype.type(0)
+    planes = [alpha, *(np.diff(alpha, axis=axis, prepend=none) for axis in (1, 0))]
+    packed = [bytes([number]) + plane.astype(kind).tobytes() for number, plane in enumerate(planes)]
+    return min(packed, key=lambda content: len(zlib.compress(content, 1)))  # which is quick, and tells the order
 
 
 def unpack_alpha(data: bytes, height: int, width: int, bit_depth: int) -> NDArray[Any]:
-    """The inverse of `pack_alpha`. SinrError for another number of bytes."""
-    if len(data) != height * width * bit_depth // 8:
-        raise SinrError(f"opacity: expected {height * width * bit_depth // 8} bytes, found {len(data)}")
+    """The inverse of `pack_alpha`. SinrError for another number of bytes or a difference that is not known."""
+    expected = 1 + height * width * bit_depth // 8
+    if len(data) != expected:
+        raise SinrError(f"opacity: expected {expected} bytes, found {len(data)}")
+    if data[0] > 2:
+        raise SinrError(f"opacity: expected a difference of 0..2, found {data[0]}")
     kind = np.uint8 if bit_depth == 8 else np.uint16
-    difference = np.frombuffer(data, f"<u{bit_depth // 8}").reshape(height, width)
-    return np.cumsum(difference, axis=1, dtype=kind)
+    plane = np.frombuffer(data, f"<u{bit_depth // 8}", offset=1).reshape(height, width).astype(kind)
+    return np.cumsum(plane, axis=2 - data[0], dtype=kind) if data[0] else plane
 
 
 def sample_alpha(alpha: NDArray[Any], view: View) -> NDArray[Any]:

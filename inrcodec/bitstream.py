@@ -32,9 +32,10 @@ refuses them. An empty payload is legal. Coarse-to-fine order makes the beginnin
 picture: of one that ends after the opacity, the payloads that are whole can be decoded, at the risk that
 damage goes unnoticed, because the CRC-32 is missing.
 
-Opacity. Of every pixel, 0 = transparent, row by row, each as its difference to the one on the left (to 0 in the first
-column), modulo 2 ** bit depth, an integer of the bit depth. Without it the picture is opaque. Colours are straight,
-not multiplied by opacity, and mean nothing at 0; it comes before the groups, whose fields have no values there.
+Opacity. A byte p, then of every pixel, 0 = transparent, row by row, an integer of the bit depth: the opacity itself
+(p = 0), or its difference to the one on the left (1) or above (2; to 0 at the edge), modulo 2 ** bit depth. Without it
+the picture is opaque. Colours are straight, not multiplied by opacity, and mean nothing at 0; it comes before the
+groups, whose fields have no values there.
 
 Chunks. A chunk is a tag (u8, 1..255), a length (varint, bytes) and that many bytes. Tags ascend, hence each
 occurs at most once. Bit 7 of a tag tells a reader that does not know it what to do: clear = critical, refuse
@@ -47,7 +48,7 @@ the file; set = ancillary, skip the chunk. Known tags:
     0x83 XMP     an XMP packet, UTF-8
 
 The opacity and the payload of each known chunk are exactly one zstd frame (RFC 8878) that declares its content size, 1
-byte to 64 MiB (of opacity: height x width x bit depth / 8 bytes), uses no dictionary, and is followed by nothing.
+byte to 64 MiB (of opacity: 1 + height x width x bit depth / 8 bytes), uses no dictionary, and is followed by nothing.
 
 What a reader also refuses: more pixels or a longer side than its limits (see `Limits`), which is not part of
 the format but of the machine that reads.
@@ -125,7 +126,7 @@ class SinrFile:
     @property
     def alpha_size(self) -> int:
         """Bytes of `alpha`, if there is any."""
-        return self.height * self.width * self.bit_depth // 8
+        return 1 + self.height * self.width * self.bit_depth // 8
 
 
 def pack(file: SinrFile) -> bytes:

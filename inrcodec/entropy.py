@@ -33,7 +33,7 @@ Fields (rate model)
 
     coarse(W) for unit i of cell (y, x) is (W t + bias) >> 12 with row 4 i + 2 (y mod 2) + x mod 2 of W and of the
     bias, and t the coarser level's trunk at (y // 2, x // 2); it is 0 at the coarsest level. The tensors of level L
-    are `rate.L.causal`, `rate.L.bias` (b0, b1, b2) and so on.
+    are `rate.L.causal`, `rate.L.bias` (b0, b1, b2) and so on, with the changes that a picture has made (`deltas`).
 
     The centre is (mean + 8) >> 4 and the table's row 16 scale + mean - 16 centre + 8. With k the prior's shift for
     the scale and d = z - centre, a value is the symbol (d >> k) + 15 in 0..30, or 31 for an escape. At the
@@ -42,7 +42,7 @@ Fields (rate model)
     halves from 2**19 to 2**4 and ends in another 2**4; and these bits, uniform.
 
 Deltas (static model)
-    A layer's changes, in row-major order: two bytes s and m that pick the static tables (0 if they are missing), and
+    A group of changes, in row-major order: two bytes s and m that pick the static tables (0 if they are missing), and
     a stream of a bitmap of which are not zero (the significance bitmap), their magnitudes, their signs (uniform
     below 2, 1 if negative) and, uniform below 32767, what each magnitude of 255 or more has above 255.
     Of the bitmap, 1 has the count (2 s + 1) 2**13 and 0 the rest. Magnitudes 1..255 are a table: with v what is left

@@ -59,9 +59,12 @@ def read_container(data: bytes) -> Container:
     visible = None
     if flags & 2:
         content = zstandard.decompress(take(varint()))
-        steps = [step for (step,) in struct.iter_unpack("<H" if depth == 16 else "B", content)]
-        rows = [steps[i : i + width] for i in range(0, len(steps), width)]
-        visible = [[sum(row[: x + 1]) % 2**depth > 0 for x in range(width)] for row in rows]
+        steps = [step for (step,) in struct.iter_unpack("<H" if depth == 16 else "B", content[1:])]
+        opacity: list[int] = []
+        for i, step in enumerate(steps):
+            left, above = opacity[i - 1] if i % width else 0, opacity[i - width] if i >= width else 0
+            opacity.append((step + (0, left, above)[content[0]]) % 2**depth)
+        visible = [[value > 0 for value in opacity[i : i + width]] for i in range(0, len(opacity), width)]
     groups = [take(length) for length in lengths]
     chunks = {}
     while tag := take(1)[0]:

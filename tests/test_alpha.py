@@ -18,12 +18,19 @@ def test_unpacking_inverts_packing(alpha: NDArray[np.uint8]) -> None:
     assert found.dtype == alpha.dtype and np.array_equal(found, alpha)
 
 
-def test_what_is_packed_are_differences_along_a_row() -> None:
-    alpha = np.array([[5, 7, 7], [5, 7, 6]], np.uint8)
-    assert pack_alpha(alpha) == bytes([5, 2, 0, 5, 2, 255])
-    assert pack_alpha(np.array([[258]], np.uint16)) == b"\x02\x01"  # little-endian
-    with pytest.raises(SinrError, match="expected 6 bytes, found 5"):
-        unpack_alpha(bytes(5), 2, 3, 8)
+def test_what_is_packed_are_values_or_differences_whichever_is_shorter() -> None:
+    ramp = np.arange(40, dtype=np.uint8) * 3
+    across, down = np.tile(ramp, (30, 1)), np.tile(ramp[:, None], (1, 30))
+    spots = np.where(ALPHA > 200, 255, 0).astype(np.uint8)
+    assert [pack_alpha(alpha)[0] for alpha in (spots, across, down)] == [0, 1, 2]
+    assert pack_alpha(across)[1:41] == bytes([0, *[3] * 39]) and pack_alpha(down)[1:61] == bytes([*[0] * 30, *[3] * 30])
+    assert pack_alpha(np.array([[258]], np.uint16)) == b"\0\x02\x01"  # little-endian
+    for alpha in (spots, across, down, across - down[:30, :1]):
+        assert np.array_equal(unpack_alpha(pack_alpha(alpha), alpha.shape[0], alpha.shape[1], 8), alpha)
+    with pytest.raises(SinrError, match="expected 7 bytes, found 6"):
+        unpack_alpha(bytes(6), 2, 3, 8)
+    with pytest.raises(SinrError, match="difference of 0..2, found 3"):
+        unpack_alpha(b"\3" + bytes(6), 2, 3, 8)
 
 
 def test_samples_at_pixels_are_the_pixels_and_coarser_ones_their_means() -> None:

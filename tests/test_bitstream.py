@@ -33,7 +33,7 @@ FULL = dataclasses.replace(
     prior=PRIOR,
 )
 # 16 bits and opacity.
-CLEAR = dataclasses.replace(PLAIN, width=3, height=2, bit_depth=16, alpha=bytes(range(12)), metadata={"xmp": b"<x/>"})
+CLEAR = dataclasses.replace(PLAIN, width=3, height=2, bit_depth=16, alpha=bytes(range(13)), metadata={"xmp": b"<x/>"})
 
 PREFIX = b"SINR\x01"
 FIELDS = b"\0\0\x08\x98"  # flags, colour, bit depth, quality index
@@ -280,8 +280,8 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
         LimitError,
         "declared",
     ),
-    "opacity of another size": (sealed(with_opacity(frame(bytes(59_999)))), SinrError, "content of the opacity"),
-    "opacity that is a bomb": (sealed(with_opacity(frame_declaring(60_001))), LimitError, "60001"),
+    "opacity of another size": (sealed(with_opacity(frame(bytes(60_000)))), SinrError, "content of the opacity"),
+    "opacity that is a bomb": (sealed(with_opacity(frame_declaring(60_002))), LimitError, "60002"),
     "self-contained without a prior": (sealed(b"\1" + BODY[1:] + b"\0"), SinrError, "only the flag"),
     "prior without the flag": (sealed(BODY + chunk(0x01, frame(PRIOR)) + b"\0"), SinrError, "only the chunk"),
     "another prior than the header names": (
@@ -328,7 +328,7 @@ def test_a_zstd_bomb_is_refused_before_it_is_decompressed(monkeypatch: pytest.Mo
         (lambda file: dataclasses.replace(file, metadata={"iptc": b"x"}), "metadata"),
         (lambda file: dataclasses.replace(file, metadata={"icc": b""}), "chunk 0x81"),
         (lambda file: dataclasses.replace(file, prior=b"another"), "prior chunk"),
-        (lambda file: dataclasses.replace(file, alpha=bytes(300 * 200 - 1)), "opacity"),
+        (lambda file: dataclasses.replace(file, alpha=bytes(300 * 200)), "opacity"),
     ],
 )
 def test_pack_refuses_to_write_what_unpack_would_not_read(change: Callable[[SinrFile], SinrFile], message: str) -> None:

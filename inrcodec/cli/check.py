@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from inrcodec.cli.app import (
@@ -102,8 +101,9 @@ def compare(
     )
     if facts["psnr"] == math.inf:
         facts["psnr"] = None  # JSON has no infinity
-    channels = zip(("red", "green", "blue"), np.moveaxis(pixels_a, 2, 0), np.moveaxis(pixels_b, 2, 0), strict=True)
-    apart = {name: np.abs(one.astype(int) - other) for name, one, other in channels}
+    apart = {
+        name: abs(pixels_a[..., i].astype(int) - pixels_b[..., i]) for i, name in enumerate(("red", "green", "blue"))
+    }
     shape = f"{pixels_a.shape[1]}x{pixels_a.shape[0]}, {size_a} and {size_b} bytes"
     lines = [f"{name}: mean difference {d.mean():.3f}, largest {d.max()}, of 255" for name, d in apart.items()]
     Reporter(as_json, quiet, verbose)(facts, text, "\n".join([shape, *lines]))
