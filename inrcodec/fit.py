@@ -49,7 +49,7 @@ Progress = Callable[[int, int], None]  # steps done, steps in all
 MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
 LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps are shorter
 PIXELS = 1 << 16  # per step, of a fit of the network
-WARM = 0.5  # pace of a fit that goes on from another: with full steps it would first lose what that has reached
+WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 

@@ -60,7 +60,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 """
 
 
-def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 4, **changes: Any) -> bytes:
+def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 5, **changes: Any) -> bytes:
     """A small self-contained file."""
     file = SinrFile(8, 6, Colour.RGB, 8, 100, hashlib.sha256(prior).digest()[:8], groups, prior=prior)
     return pack(SinrFile(**{**vars(file), **changes}))
@@ -299,7 +299,7 @@ def payloads(fields: Prior, network: Prior) -> dict[str, Case]:
     return {
         "one group too few": in_fields("5 parameter groups", *streams[:4]),
         "one group too many": in_fields("5 parameter groups", *streams, b""),
-        "64 groups": in_fields("5 parameter groups", *streams, *[b"\1"] * 60),
+        "64 groups": in_fields("5 parameter groups", *streams, *[b"\1"] * (64 - len(streams))),
         "groups in the wrong order": in_fields("level", b"", b"", *streams[:1:-1]),
         "groups of a larger picture": in_fields("hold more", *streams, width=2, height=2),
         "four bytes too many": in_fields("hold more", b"", b"", streams[2] + bytes(8) + b"\1", *streams[3:]),
