@@ -327,10 +327,13 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
         coded = None
         if file.alpha is not None:
             coded = visible_cells(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth) > 0, len(channels))
+        rate_model = _rate_model(prior, Deltas())  # which refuses a prior that has none
         deltas = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         network |= changed_filter(prior.tensors, deltas.filter)
+        if deltas.rate is not None:
+            rate_model = _rate_model(prior, deltas)
         try:
-            fields = _rate_model(prior, deltas).decode(file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded)
+            fields = rate_model.decode(file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded)
             if coded is not None:
                 fields = tuple(map(continued, fields, coded))
         except MemoryError:

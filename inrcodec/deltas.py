@@ -109,8 +109,8 @@ def changed_rate(tensors: Tensors, values: NDArray[np.int32] | None) -> dict[str
 
 
 def _all_units(tensors: Tensors) -> dict[str, NDArray[np.int64]]:
-    levels = sum(name.startswith("rate.") and name.endswith(".head") for name in tensors)
-    return {name: unit for level in range(levels) for name, unit in rate_units(tensors, level).items()}
+    levels = range(len(tensors["field.kernel"]))
+    return {name: unit for level in levels for name, unit in rate_units(tensors, level).items()}
 
 
 def pack_deltas(deltas: Deltas) -> tuple[bytes, bytes]:
