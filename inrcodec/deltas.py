@@ -78,13 +78,16 @@ def _changed(tensors: Tensors, names: Sequence[str], changes: NDArray[Any]) -> d
 
 def delta_counts(tensors: Tensors) -> tuple[int, int]:
     """How many weights of the filter and of the rate model can change."""
-    of_filter = sum(int(np.prod(shape)) for _, shape in _parts(tensors, FILTER))
-    return of_filter, sum(unit.size for unit in _all_units(tensors).values())
+    return _filter_count(tensors), sum(unit.size for unit in _all_units(tensors).values())
+
+
+def _filter_count(tensors: Tensors) -> int:
+    return sum(int(np.prod(shape)) for _, shape in _parts(tensors, FILTER))
 
 
 def changed_filter(tensors: Tensors, deltas: FilterDeltas | None) -> dict[str, NDArray[np.float32]]:
     """The filter's tensors, changed."""
-    values = np.zeros(delta_counts(tensors)[0]) if deltas is None else deltas.values * 2.0**-deltas.exponent
+    values = np.zeros(_filter_count(tensors)) if deltas is None else deltas.values * 2.0**-deltas.exponent
     return _changed(tensors, FILTER, values.astype(np.float32))
 
 
