@@ -123,9 +123,9 @@ def main() -> None:
             rows.append((name, quality, steps, found))
             print(f"{found:10.4f}", end="", flush=True)
         print()
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([("variant", "quality", "steps", "J"), *rows])
+        if arguments.csv:
+            with arguments.csv.open("w", newline="") as file:
+                csv.writer(file).writerows([("variant", "quality", "steps", "J"), *rows])
 
 
 if __name__ == "__main__":
