@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from inrcodec import codec
-from inrcodec.alpha import alpha_at, unpack_alpha
+from inrcodec.alpha import alpha_at
 from inrcodec.bitstream import Colour, SinrFile, read_file, unpack
 from inrcodec.errors import OptionError, SinrError, TargetWarning
 from inrcodec.image import Picture
@@ -177,8 +177,8 @@ class SinrPicture:
         samples = render_at(self._prior, self._parameters, points)  # (N, 3)
         if self.grey:
             samples = samples.mean(axis=1, keepdims=True, dtype=np.float32)
-        if self._alpha is not None:
-            samples = np.concatenate([samples, alpha_at(self._alpha, points)[:, None]], axis=1)
+        if self._parameters.alpha is not None:
+            samples = np.concatenate([samples, alpha_at(self._parameters.alpha, points)[:, None]], axis=1)
         return samples.reshape(positions.shape[:-1] + self.shape[2:])
 
     def region(
@@ -197,12 +197,6 @@ class SinrPicture:
     def decode(self, *, scale: float | None = None, size: tuple[int, int] | None = None) -> Samples:
         """The whole picture, as the function `decode` gives it."""
         return self._sample(DecodeOptions(scale, size))
-
-    @cached_property
-    def _alpha(self) -> NDArray[Any] | None:
-        if self._file.alpha is None:
-            return None
-        return unpack_alpha(self._file.alpha, self.height, self.width, self._file.bit_depth)
 
     @cached_property
     def _parameters(self) -> Parameters:

@@ -276,9 +276,7 @@ def sample(
     if file.colour == Colour.GREY:
         mean = np.rint(pixels.mean(axis=2, dtype=np.float32)).astype(pixels.dtype)
         pixels = np.repeat(mean[..., None], 3, axis=2)
-    alpha = None
-    if file.alpha is not None:
-        alpha = sample_alpha(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth), view)
+    alpha = None if parameters.alpha is None else sample_alpha(parameters.alpha, view)
     return Picture(pixels, file.colour == Colour.GREY, file.metadata, alpha)
 
 
@@ -321,12 +319,11 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
     if len(file.groups) != expected and not (partial and len(file.groups) < expected):
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
+    alpha = None if file.alpha is None else unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(file.height, file.width, channels)
-        coded = None
-        if file.alpha is not None:
-            coded = visible_cells(unpack_alpha(file.alpha, file.height, file.width, file.bit_depth) > 0, len(channels))
+        coded = None if alpha is None else visible_cells(alpha > 0, len(channels))
         rate_model = _rate_model(prior, Deltas())  # which refuses a prior that has none
         deltas = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         network |= changed_filter(prior.tensors, deltas.filter)
@@ -346,7 +343,7 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
             weight, bias = network[f"siren.{layer}.weight"].copy(), network[f"siren.{layer}.bias"]
             weight[mask] += values[: -len(mask)]
             network |= {f"siren.{layer}.weight": weight, f"siren.{layer}.bias": bias + values[-len(mask) :]}
-    return Parameters(file.height, file.width, conditioning(file.quality_index), network, fields)
+    return Parameters(file.height, file.width, conditioning(file.quality_index), network, fields, alpha)
 
 
 def view_of(height: int, width: int, options: DecodeOptions) -> View:

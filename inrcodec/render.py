@@ -59,6 +59,7 @@ class Parameters:
     conditioning: float  # q, normalised log lambda, about -1..1 (options.conditioning)
     network: Mapping[str, Floats]  # siren.I.* and, with fields, filter.*: the prior's plus this picture's deltas
     fields: tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first, in steps
+    alpha: NDArray[Any] | None = None  # opacity (height, width), uint8 or uint16
 
 
 @dataclass(frozen=True)
