@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -354,16 +354,17 @@ def _stepped(
         qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
         return pictures, qualities[share]
 
-    phase, done = options.phase(step)
-    if phase == 0:
+    index, done = options.phase(step)
+    phase = PHASES[index]
+    if phase == "guess":
         part = step / options.guess_steps
         loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
         learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
         gradients = _by_name(loss, weights, names)
-    elif phase == 4:
+    elif phase == "schedule":
         loss, gradients = _evolved(weights, *drawn(step), options, step, number)
         learning = options.schedule_rate * _cosine(done / options.schedule_steps)
-    elif phase == 3:
+    elif phase == "coarse":
         key = f"coarse {done % options.coarse_batches}"
         if done < options.coarse_batches:
             pictures, qualities = drawn(step)
@@ -378,7 +379,7 @@ def _stepped(
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
         names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
         gradients = _by_name(loss, weights, names)
-    elif phase == 2:
+    elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
         done %= length
         batch = done % options.decoder_batches
@@ -395,13 +396,12 @@ def _stepped(
         paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in names}
         gradients = _by_name(loss, weights, names)
     else:
-        visit = done
-        slot, turn = visit % options.slots, visit // options.slots
+        slot, turn = done % options.slots, done // options.slots
         age = (turn + slot * options.fit_length // options.slots) % options.fit_length
         key, born = f"{slot}", step - options.slots * min(age, turn)
         pictures, qualities = drawn(born)
         pictures, finer = _halved(pictures) if slot % 4 == 3 else (pictures, None)
-        learning = options.fit_rate * min(1.0, (visit + 1) / 100) * _cosine(visit / options.fit_steps)
+        learning = options.fit_rate * min(1.0, (done + 1) / 100) * _cosine(done / options.fit_steps)
         hot, cold = weights["fit.temperature"].tolist()
         if born == step:  # a new batch: its guess
             loss = guess_loss(weights, pictures, qualities, COLD, options, generator)
@@ -459,11 +459,7 @@ def _evolved(
         beside = weights | {name: weights[name] * torch.exp(sign * factor) for name, factor in away.items()}
         generator = torch.Generator(device).manual_seed(step * 1024 + number)
         fields = _fitted(beside, pictures, qualities, options, generator)
-        model = FieldModel({k: v.detach() for k, v in beside.items()}, options.omegas, options.channels)
-        costs = []
-        for at, quality in enumerate(qualities.tolist()):
-            q, part = torch.full((1, 1), conditioning(quality), device=device), slice(at, at + 1)
-            costs.append(objective(model, [z[part] for z in fields], pictures[part], q, lagrangian(quality))[0])
+        costs = [cost for cost, _ in _objectives(beside, fields, pictures, qualities, options)]
         losses.append(torch.stack(costs).log().sum())
     slope = (losses[0] - losses[1]) / (2 * SPREAD**2)
     return torch.stack(losses).mean(), {name: slope * factor for name, factor in away.items()}
@@ -518,19 +514,25 @@ def fast_objective(
     generator: torch.Generator,
 ) -> tuple[Tensor, list[Tensor]]:
     """`weighted_objective` and its gradients by the fields, without any by the weights."""
-    model = FieldModel({k: v.detach() for k, v in weights.items()}, options.omegas, options.channels)
     rounded = [_noisily(z, temperature, generator) for z in fields]
     total = pictures.new_zeros(())
     by_rounded = [torch.empty_like(z) for z in rounded]
-    for at, quality in enumerate(qualities.tolist()):
-        q, lam = torch.full((1, 1), conditioning(quality), device=pictures.device), lagrangian(quality)
-        part = slice(at, at + 1)
-        found, gradients = objective(model, [z[part] for z in rounded], pictures[part], q, lam)
-        weight = _weight(lam, pictures)
+    for at, (found, gradients) in enumerate(_objectives(weights, rounded, pictures, qualities, options)):
+        weight = _weight(lagrangian(int(qualities[at])), pictures)
         total += weight * found
         for whole, gradient in zip(by_rounded, gradients, strict=True):
-            whole[part] = weight * gradient
+            whole[at : at + 1] = weight * gradient
     return total, list(torch.autograd.grad(rounded, fields, by_rounded))
+
+
+def _objectives(
+    weights: Weights, fields: list[Tensor], pictures: Tensor, qualities: Tensor, options: FieldOptions
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """`objective` of each picture."""
+    model = FieldModel({k: v.detach() for k, v in weights.items()}, options.omegas, options.channels)
+    for at, quality in enumerate(qualities.tolist()):
+        q, part = torch.full((1, 1), conditioning(quality), device=pictures.device), slice(at, at + 1)
+        yield objective(model, [z[part] for z in fields], pictures[part], q, lagrangian(quality))
 
 
 def _weight(lam: float, pictures: Tensor) -> float:
