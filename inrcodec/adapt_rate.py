@@ -44,7 +44,7 @@ def adapt_rate(
     before: Ints | None = None,
     coded: Sequence[Coded] | None = None,
 ) -> Ints | None:
-    """Changes of a prior's rate model, by its tensors, for rounded fields (1, C, h, w); None if they do not pay.
+    """Changes of the rate model for rounded fields (1, C, h, w); None if they do not pay. The tensors are the prior's.
 
     The descent goes on from the changes `before`. Cells that are not coded do not count.
     """
@@ -52,14 +52,13 @@ def adapt_rate(
     shapes = [rate_units(tensors, level) for level in range(len(fields))]
     ends = np.cumsum([sum(unit.size for unit in level.values()) for level in shapes])
     starts = np.zeros(ends[-1], np.int32) if before is None else before
-    plain = rate.to_floats({name: tensors[name] for level in shapes for name in level})
     beside = rate.to_floats(changed_rate(tensors, np.ones(ends[-1], np.int32)))
 
     def of_level(level: int, start: Ints) -> Ints:
         values, trunk, generator = fields[level][0], trunks[level], torch.Generator().manual_seed(seed + level)
         mask = torch.ones_like(values[0]) if coded is None else coded[level].mask
         first, own = _drawn(model, level, q, values, None if trunk is None else trunk[0], mask, generator)
-        parts = [plain[name].to(first.device) for name in shapes[level]]
+        parts = [model.weights[name] for name in shapes[level]]
         units = [beside[name].to(first.device) - part for name, part in zip(shapes[level], parts, strict=True)]
         parts[0], units[0] = parts[0][:, 0], units[0][:, 0]  # of the first bias, the constant
         return _adapted(_Sample(first, own, int(mask.sum()), parts, units), start, generator)

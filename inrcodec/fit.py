@@ -110,14 +110,13 @@ def fit_fields(
     weight = None
     felt: list[Tensor | None] = [None] * len(fields)
     own = None if coded is None else [Coded.of(cells, device) for cells in coded]
-    masks: list[list[Tensor]] = [[] for _ in fields] if own is None else [[part.mask] for part in own]
+    finest: list[NDArray[np.bool_]] = []
     if seen is not None:
         weight = torch.from_numpy(seen).to(device)[None, None].float()
-        for level, cells in enumerate(seen_cells(seen, min(QUIET, len(fields)))):
-            masks[level].append(torch.from_numpy(cells).to(device).float())
-    for level, planes in enumerate(masks):
-        if planes:
-            mask = felt[level] = torch.stack(planes).prod(0)[None, None]
+        finest = seen_cells(seen, min(QUIET, len(fields)))
+    for level in range(len(fields)):
+        if masks := [cells[level] for cells in (coded or [], finest) if level < len(cells)]:
+            mask = felt[level] = torch.from_numpy(np.logical_and.reduce(masks)).to(device)[None, None].float()
             fields[level] = fields[level] * mask
     lam = lagrangian(quality_index) if lam is None else lam
     pace = WARM if start else 1.0

@@ -56,8 +56,8 @@ def continuation(coded: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np
         known = np.pad(inside >= 0, 1)
         down = known[:-2] | known[1:-1] | known[2:]
         y, x = np.nonzero((down[:, :-2] | down[:, 1:-1] | down[:, 2:]) & ~known[1:-1, 1:-1])
-        near = source[y + 1 + NEIGHBOURS[0][0], x + 1 + NEIGHBOURS[0][1]]
-        for dy, dx in NEIGHBOURS[1:]:
+        near = np.full(len(y), -1, np.int32)
+        for dy, dx in NEIGHBOURS:
             near = np.where(near < 0, source[y + 1 + dy, x + 1 + dx], near)
         inside[y, x] = near
     found = np.flatnonzero((inside >= 0) & ~coded)

@@ -445,10 +445,12 @@ def _bits_and_gradients(
     for rows, cells in _stripe_cells(model, level, q, values, top, None if above is None else above[0]):
         mean, log_scale = cells.distributions()
         cost, by_offset, by_log_scale = _laplace(cells.values - mean, log_scale)
+        counted = None if mask is None else cells.phased(mask)
         for whole in (cost, by_offset, by_log_scale):
-            cells.clear_uneven(whole)
-            if mask is not None:
-                whole *= cells.phased(mask)
+            if counted is None:
+                cells.clear_uneven(whole)
+            else:
+                whole *= counted
         by_trunk = cells.backward(by_offset, by_log_scale, gradient)
         if above is not None and by_trunk is not None:
             above[1][:, rows.start // 2 : (rows.stop + 1) // 2] = by_trunk
@@ -460,8 +462,8 @@ def _bits_and_gradients(
 class Cells:
     """Some rows of a stripe on their way through the rate model.
 
-    padded is `_padded`'s, trunk (features, n / wide, wide) of these rows.
-    The samples of the 2x2 phases lie one after the other, as the trunk gives them: (C, 4 n) with n its cells.
+    padded is `_padded`'s, trunk (features, n / wide, wide) of these rows. The samples of the 2x2 phases lie one after
+    the other, as the trunk gives them: (C, 4 n) with n of the trunk's cells.
     """
 
     def __init__(
