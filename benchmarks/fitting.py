@@ -23,13 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from inrcodec import codec, fit
 from inrcodec.guess import unrounded_guess
-from inrcodec.image import Picture, read_picture
+from inrcodec.image import Picture, find_pictures, read_picture
 from inrcodec.options import Device, EncodeOptions, lagrangian, quality_index
 from inrcodec.prior import Prior, find_prior
 
 Change = Callable[[Prior], tuple[Prior, dict[str, Any]]]  # of the prior, and of what `fit` looks up
 WARM = (24, 25)  # a fit that another goes on from: by how much the quality index is lower, and its steps
-LOADED = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def scheduled(steps: ArrayLike = 1, temperatures: ArrayLike = 1) -> Change:
@@ -81,7 +80,7 @@ VARIANTS: dict[str, Change] = {
 def crops(folder: Path, count: int, side: int, seed: int) -> Iterator[NDArray[np.uint8]]:
     """Squares of pictures (side, side, 3), each of another, drawn by the seed."""
     rng = np.random.default_rng(seed)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in LOADED)
+    files = find_pictures(folder)
     for at in rng.choice(len(files), count, replace=False):
         pixels = read_picture(files[at]).pixels
         top, left = (int(rng.integers(size - side + 1)) for size in pixels.shape[:2])

@@ -32,7 +32,6 @@ from inrcodec.synthesis import init_filters, synthesize
 FRACTION = 0.2  # of the surviving weights, removed before each round but the last, which removes what is left to remove
 RATE = 2e-3  # of Adam, first step; falls along a line to a twentieth
 BATCH = 2  # crops
-TYPICAL_LAMBDA = 300.0  # losses are weighted as in `train_fields`
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +92,7 @@ class Student:
         self.masks = prune(own, self.masks, max(min(FRACTION, 1 - count / now), 0))
 
     def train(self, data: Sequence[Given], steps: int, generator: torch.Generator) -> None:
-        """Adam on the weighted error at the fields."""
+        """Adam on the error at the fields, weighted so that qualities count about equally, as in `train_fields`."""
         leaves = {name: value.clone().requires_grad_() for name, value in apply_masks(self.learnt, self.masks).items()}
         adam = torch.optim.Adam(leaves.values(), RATE)
         for step in range(steps):
