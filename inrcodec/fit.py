@@ -7,8 +7,8 @@ Priors with fields minimise, over the fields s in steps,
 
 The analysis network takes the first step. After two thirds of the others, and once more at the end, filter and rate
 model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient through a soft
-rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, with momentum, and normalised
-by the gradient's RMS per level where that is large; step sizes and temperatures are the prior's. The last rounding
+rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per
+level where that is large; step sizes and temperatures are the prior's. Momentum made it worse. The last rounding
 is `rounding`'s.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
@@ -46,7 +46,7 @@ from inrcodec.siren import siren
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
-MOMENTUM, MEMORY = 0.8, 0.9  # of the gradient and of its mean square
+MEMORY = 0.9  # of the gradient's mean square
 LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps are shorter
 PIXELS = 1 << 16  # per step, of a fit of the network
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
@@ -164,7 +164,6 @@ def refine(
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
     hot, cold = model.weights["fit.temperature"].tolist()
-    momenta = [torch.zeros_like(z) for z in fields]
     squares = [z.new_zeros(len(z)) for z in fields]
     felt = felt or [None] * len(fields)
     moving = torch.stack([sizes.new_ones(()) if mask is None else mask.mean() for mask in felt]).sqrt()
@@ -180,10 +179,10 @@ def refine(
         pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
         gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded)[1]
         found = in_parallel(
-            partial(_moved, pairs[i], gradient, momenta[i], squares[i], now[i], step + 1, least[i])
+            partial(_moved, pairs[i], gradient, squares[i], now[i], step + 1, least[i])
             for i, gradient in enumerate(gradients)
         )
-        fields, momenta, squares = (list(parts) for parts in zip(*found, strict=True))
+        fields, squares = (list(parts) for parts in zip(*found, strict=True))
         if progress:
             progress(step + 1, steps)
     return fields
@@ -198,17 +197,11 @@ def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | N
 
 
 def _moved(
-    pair: tuple[Tensor, Tensor],
-    upstream: Tensor,
-    momentum: Tensor,
-    square: Tensor,
-    size: Tensor,
-    count: int,
-    least: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    pair: tuple[Tensor, Tensor], upstream: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
+) -> tuple[Tensor, Tensor]:
     """What `descend` says of a pair of `_rounded`, given the gradient by its second."""
     (gradient,) = torch.autograd.grad(pair[1], pair[0], upstream)
-    return descend(pair[0].detach(), gradient, momentum, square, size, count, least)
+    return descend(pair[0].detach(), gradient, square, size, count, least)
 
 
 def least_gradient(q: Tensor) -> Tensor:
@@ -217,19 +210,17 @@ def least_gradient(q: Tensor) -> Tensor:
 
 
 def descend(
-    values: Tensor, gradient: Tensor, momentum: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fields of a level (B, C, h, w), momentum and mean square (B,) after step `count` = 1, 2, ...
+    values: Tensor, gradient: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fields of a level (B, C, h, w) and the gradient's mean square (B,) after step `count` = 1, 2, ...
 
     A step is normalised by the RMS of a picture's gradient in the level, not elementwise: where the gradient
     is tiny, values stay where they are. In a level whose gradient is small as a whole, against `least` (B,), there
     is not much but the noise of the rounding, and steps of full length would follow it.
     """
-    momentum = torch.lerp(momentum, gradient, 1 - MOMENTUM)
     square = torch.lerp(square, gradient.square().mean((1, 2, 3)), 1 - MEMORY)
     unit = (square / (1 - MEMORY**count) + least**2).sqrt()
-    scale = size / unit / (1 - MOMENTUM**count)
-    return values - scale[:, None, None, None] * momentum, momentum, square
+    return values - (size / unit)[:, None, None, None] * gradient, square
 
 
 def fit_network(

@@ -53,7 +53,7 @@ from inrcodec.siren import init_siren
 from inrcodec.synthesis import init_filters, synthesize, synthesize_finer
 from inrcodec.train import Progress, Tasks
 
-FORMAT = 1  # of a checkpoint
+FORMAT = 2  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
 PHASES = ("guess", "fit", "decoder", "coarse", "schedule")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
@@ -149,7 +149,7 @@ class _State:
     weights: Weights
     first: Weights  # moments of Adam
     second: Weights
-    pool: Weights  # "slot/what/level": fields, momenta and mean squares of the batches being fitted
+    pool: Weights  # "slot/what/level": fields and mean squares of the batches being fitted
     loss: float = 0.0  # summed since the last report
     seconds: float = 0.0
 
@@ -411,7 +411,6 @@ def _stepped(
             with torch.no_grad():
                 fields = analyse(weights, pictures, q, options.channels, options.omegas)
             pool = dict(pool) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
-            pool |= {f"{key}/momenta/{i}": torch.zeros_like(z) for i, z in enumerate(fields)}
             pool |= {f"{key}/squares/{i}": torch.zeros(len(z), device=device) for i, z in enumerate(fields)}
         else:
             part = age / max(1, options.fit_length - 1)
@@ -426,11 +425,9 @@ def _stepped(
                 gradients = {}
                 loss, by_fields = fast_objective(weights, fields, pictures, qualities, temperature, options, generator)
             count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
-            momenta, squares = (
-                [pool[f"{key}/{kind}/{i}"] for i in range(len(fields))] for kind in ("momenta", "squares")
-            )
-            moved = _descended(weights, fields, by_fields, momenta, squares, part, count, _least(qualities, pictures))
-            for kind, tensors in zip(("fields", "momenta", "squares"), moved, strict=True):
+            squares = [pool[f"{key}/squares/{i}"] for i in range(len(fields))]
+            moved = _descended(weights, fields, by_fields, squares, part, count, _least(qualities, pictures))
+            for kind, tensors in zip(("fields", "squares"), moved, strict=True):
                 pool = dict(pool) | {f"{key}/{kind}/{i}": tensor for i, tensor in enumerate(tensors)}
     summed = sum_over_processes({"loss": loss.detach()[None]} | gradients)
     means = {name: value / options.batch for name, value in summed.items()}
@@ -473,7 +470,7 @@ def _fitted(
     q = _conditioned(qualities, pictures.device)
     with torch.no_grad():
         fields = analyse(fixed, pictures, q, options.channels, options.omegas)
-    momenta, squares = [torch.zeros_like(z) for z in fields], [z.new_zeros(len(z)) for z in fields]
+    squares = [z.new_zeros(len(z)) for z in fields]
     hot, cold = fixed["fit.temperature"].tolist()
     least = _least(qualities, pictures)
     for step in range(options.fit_length):
@@ -481,7 +478,7 @@ def _fitted(
         leaves = [z.detach().requires_grad_() for z in fields]
         temperature = hot + (cold - hot) * part
         _, gradients = fast_objective(fixed, leaves, pictures, qualities, temperature, options, generator)
-        fields, momenta, squares = _descended(fixed, leaves, gradients, momenta, squares, part, step + 1, least)
+        fields, squares = _descended(fixed, leaves, gradients, squares, part, step + 1, least)
     return [z.round() for z in fields]
 
 
@@ -489,19 +486,16 @@ def _descended(
     weights: Weights,
     fields: list[Tensor],
     gradients: list[Tensor],
-    momenta: list[Tensor],
     squares: list[Tensor],
     part: float,
     count: int,
     least: Tensor,
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Fields, momenta and mean squares of all levels after step `count`, `part` of the way through a fit."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Fields and mean squares of all levels after step `count`, `part` of the way through a fit."""
     first, last = weights["fit.step"].unbind(1)  # (levels,)
-    levels = zip(fields, gradients, momenta, squares, first + (last - first) * part, strict=True)
-    moved = [
-        fit.descend(z.detach(), gradient, m, square, size, count, least) for z, gradient, m, square, size in levels
-    ]
-    return [z for z, _, _ in moved], [m for _, m, _ in moved], [square for _, _, square in moved]
+    levels = zip(fields, gradients, squares, first + (last - first) * part, strict=True)
+    moved = [fit.descend(z.detach(), gradient, square, size, count, least) for z, gradient, square, size in levels]
+    return [z for z, _ in moved], [square for _, square in moved]
 
 
 def fast_objective(
