@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial, wraps
-from itertools import product
+from itertools import chain, product
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -250,7 +250,7 @@ class Network:
     skip: Tensor
     filter: tuple[Tensor, Tensor]  # the first layer's kernel and bias
     last: tuple[Tensor, Tensor]  # the second layer's: (9 * 3, features), tap by tap, and (3, 1, 1)
-    back: tuple[Tensor, Tensor]  # the kernels of their gradients, second layer first
+    back: tuple[Tensor, Tensor]  # of their gradients, second layer first: a kernel, and (9 * C, features), tap by tap
 
     @classmethod
     def of(cls, model: FieldModel, q: Tensor) -> Network:
@@ -265,7 +265,7 @@ class Network:
             layers.append((omega * matrix, omega * bias[:, None]))
         first, second = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
         bias = weights["filter.in_bias"] @ torch.cat([torch.ones_like(condition[:1]), condition])
-        back = [k.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED) for k in (second, first)]
+        back = second.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED)
         return cls(
             model,
             steps,
@@ -274,7 +274,7 @@ class Network:
             weights["skip.weight"],
             (first, bias),
             (second.permute(2, 3, 0, 1).flatten(0, 2), weights["filter.out_bias"][:, None, None]),
-            (back[0], back[1]),
+            (back, first.permute(2, 3, 1, 0).flatten(0, 2)),
         )
 
 
@@ -340,27 +340,27 @@ class Tile:
 
     def padded(self) -> Tensor:
         """`seen` and, beyond the picture, its outermost pixels, (1, C, rows + 4, columns + 4) of the tile itself."""
-        return functional.pad(self.seen, self.margins, mode="replicate")
+        return functional.pad(self.seen, self.margins, mode="replicate") if any(self.margins) else self.seen
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
         self.hidden = functional.conv2d(self.padded(), *self.network.filter).relu_()  # (1, features, rows + 2, ...)
         matrix, bias = self.network.last
-        samples = self.hidden[0].permute(1, 2, 0)  # as they lie in memory
-        taps = (matrix @ samples.flatten(0, 1).T).view(3, 3, 3, *samples.shape[:2])
-        rows, columns = samples.shape[0] - 2, samples.shape[1] - 2
         found = self.values[self.inside] + bias
-        for y, x in product(range(3), range(3)):  # faster than a convolution with three outputs
-            found += taps[y, x, :, y : y + rows, x : x + columns]
+        rows, columns = found.shape[1:]
+        for (y, x), tap in _taps(matrix, self.hidden[0]):
+            found += tap[:, y : y + rows, x : x + columns]
         return found
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
         network = self.network
-        wide = functional.pad(upstream[None], (2, 2, 2, 2)).contiguous(memory_format=PACKED)
-        by_hidden = torch.ops.aten.threshold_backward(functional.conv2d(wide, network.back[0]), self.hidden, 0)
-        by_padded = functional.conv2d(functional.pad(by_hidden, (2, 2, 2, 2)), network.back[1])
-        by_seen = torch.ops.aten.replication_pad2d_backward(by_padded.contiguous(), self.seen, self.margins)[0]
+        wide = upstream[None].contiguous(memory_format=PACKED)
+        by_hidden = functional.conv2d(wide, network.back[0], padding=2)
+        by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
+        by_seen = _spread(network.back[1], by_hidden[0])
+        if any(self.margins):
+            by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
         by_seen[:3][self.inside] += upstream
         by_seen = by_seen.flatten(1)
         back = network.out[0].T @ by_seen[:3]
@@ -374,6 +374,24 @@ class Tile:
             gradient = network.steps[level] * (down.T @ by_planes[level] @ across)
             parts.append((level, over_rows, over_columns, gradient))
         return parts
+
+
+def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Places (y, x) of a 3x3 kernel, and what each makes of planes (features, h, w): (C, h, w).
+
+    matrix (9 * C, features), tap by tap. One product and shifted sums are faster than a convolution with few outputs.
+    """
+    samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
+    return zip(product(range(3), range(3)), (matrix @ samples.T).view(9, -1, *planes.shape[1:]), strict=True)
+
+
+def _spread(matrix: Tensor, planes: Tensor) -> Tensor:
+    """The gradient by what a 3x3 kernel looks at, (C, h + 2, w + 2), given that by what it gives."""
+    height, width = planes.shape[1:]
+    found = planes.new_zeros(len(matrix) // 9, height + 2, width + 2)
+    for (y, x), tap in _taps(matrix, planes):
+        found[:, y : y + height, x : x + width] += tap
+    return found
 
 
 def _error_and_gradients(
@@ -481,9 +499,9 @@ class Cells:
             ]
             for dy, dx in (*CAUSAL, (0, 0))
         ]
-        samples = torch.stack([padded[:, y, x] for tap in self.windows for y, x in tap], 1)
-        samples = samples.view(channels, -1, 4 * deep * wide)
-        context, self.values = samples[:, :-1].reshape(channels * len(CAUSAL), -1), samples[:, -1]
+        context = torch.stack([padded[:, y, x] for tap in self.windows[:-1] for y, x in tap], 1)
+        context = context.view(channels * len(CAUSAL), -1)
+        self.values = torch.stack([padded[:, y, x] for y, x in self.windows[-1]], 1).view(channels, -1)
         bias = part["bias"] @ torch.stack([torch.ones_like(q[0, 0]), q[0, 0], q[0, 0] ** 2])  # (hidden,)
         self.above: Tensor | None = None
         if trunk is None:
@@ -523,11 +541,10 @@ class Cells:
         back = part["head"].T @ torch.cat([-by_offset, by_log_scale])
         back = part["mid"].T @ torch.ops.aten.threshold_backward(back, self.middle, 0)
         back = torch.ops.aten.threshold_backward(back, self.hidden, 0)
-        shape = (len(self.values), -1, 4, self.deep, self.wide)
-        by_samples = torch.cat([(part["causal"].T @ back).view(shape), by_offset.view(shape)], 1)
-        for tap, phases_of_tap in enumerate(self.windows):
-            for phase, (y, x) in enumerate(phases_of_tap):
-                by_padded[:, y, x] += by_samples[:, tap, phase]
+        shape = (len(self.values), -1, self.deep, self.wide)
+        by_samples = (*(part["causal"].T @ back).view(shape).unbind(1), *by_offset.view(shape).unbind(1))
+        for (y, x), gradient in zip(chain.from_iterable(self.windows), by_samples, strict=True):
+            by_padded[:, y, x] += gradient
         if self.above is None:
             return None
         by_trunk: Tensor = self.above.T @ back.view(len(self.above), -1)
