@@ -47,8 +47,10 @@ __all__ = [
 
 TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
 LEAST = 64  # pixels of a side that a device must have memory for
-ROWS = {"cpu": 1 << 16, "cuda": 1 << 20}  # samples of a stripe that are looked at at once
+ROWS = {"cpu": 1 << 15, "cuda": 1 << 20}  # samples of a stripe that are looked at at once
 SQUARED_UNIT = 255.0**2
+
+IN_ROW = [sum(y == row for y, _ in CAUSAL) for row in (-2, -1, 0)]  # taps of each of a context's rows, from x = -2 on
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,6 +128,7 @@ def within_memory(compute: Callable[P, T]) -> Callable[P, T]:
 
 
 @within_memory
+@torch.no_grad()
 def objective(
     model: FieldModel,
     fields: Sequence[Tensor],
@@ -139,17 +142,15 @@ def objective(
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
-    leaves = [z.detach().requires_grad_() for z in fields]
-    with torch.enable_grad():
-        trunks = [trunk for trunk in rate.trunks(model.weights, leaves) if trunk is not None]  # levels 0, 1, ...
+    trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
     by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
     network = Network.of(model, q)
-    gradients = [torch.zeros_like(z) for z in leaves]
-    by_shown = gradients if coded is None else [torch.zeros_like(z) for z in leaves]
+    gradients = [torch.zeros_like(z) for z in fields]
+    by_shown = gradients if coded is None else [torch.zeros_like(z) for z in fields]
     owners: list[tuple[int, list[Tensor]]] = []  # of each piece: which picture, and where its gradients belong
     pieces: list[Callable[[], tuple[Tensor, list[Part]]]] = []
     for at, picture in enumerate(target):
-        own = [z[at].detach() for z in leaves]
+        own = [z[at] for z in fields]
         seen = shown(own, coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
@@ -157,7 +158,7 @@ def objective(
                 pieces.append(partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part))
         owners += [(at, by_shown)] * (len(pieces) - len(owners))
         for level, values in enumerate(own):
-            above = (trunks[level][at].detach(), by_trunks[level][at]) if level < len(trunks) else None
+            above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
             for top in range(0, len(values[0]), STRIPE):
                 mask = None if coded is None else coded[level].mask[top : top + STRIPE]
                 if mask is None or mask.any():
@@ -171,9 +172,8 @@ def objective(
     if coded is not None:
         owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
         gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
-    if trunks:
-        through = torch.autograd.grad(trunks, leaves[1:], by_trunks)
-        gradients[1:] = [gradient + more for gradient, more in zip(gradients[1:], through, strict=True)]
+    for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
+        gradient += more
     return total, gradients
 
 
@@ -212,7 +212,7 @@ def costs(
         for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, None if trunk is None else trunk[at]):
             mean, log_scale = cells.distributions()
             found = rate.laplace_bits(cells.values - mean, log_scale).sum(0)
-            plane = found.view(2, 2, cells.deep, cells.wide).permute(2, 0, 3, 1).reshape(2 * cells.deep, 2 * cells.wide)
+            plane = rate.joined(found.view(2, 2, cells.deep, cells.wide))
             bits[level][at, rows] = plane[: cells.height, : cells.width]
         if mask is not None:
             bits[level][at, top : top + STRIPE] *= mask
@@ -250,7 +250,7 @@ class Network:
     skip: Tensor
     filter: tuple[Tensor, Tensor]  # the first layer's kernel and bias
     last: tuple[Tensor, Tensor]  # the second layer's: (9 * 3, features), tap by tap, and (3, 1, 1)
-    back: tuple[Tensor, Tensor]  # the kernels of their gradients, second layer first
+    back: tuple[Tensor, Tensor]  # of their gradients, second layer first: a kernel, and (9 * C, features), tap by tap
 
     @classmethod
     def of(cls, model: FieldModel, q: Tensor) -> Network:
@@ -265,7 +265,7 @@ class Network:
             layers.append((omega * matrix, omega * bias[:, None]))
         first, second = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
         bias = weights["filter.in_bias"] @ torch.cat([torch.ones_like(condition[:1]), condition])
-        back = [k.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED) for k in (second, first)]
+        back = second.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED)
         return cls(
             model,
             steps,
@@ -274,7 +274,7 @@ class Network:
             weights["skip.weight"],
             (first, bias),
             (second.permute(2, 3, 0, 1).flatten(0, 2), weights["filter.out_bias"][:, None, None]),
-            (back[0], back[1]),
+            (back, first.permute(2, 3, 1, 0).flatten(0, 2)),
         )
 
 
@@ -340,27 +340,27 @@ class Tile:
 
     def padded(self) -> Tensor:
         """`seen` and, beyond the picture, its outermost pixels, (1, C, rows + 4, columns + 4) of the tile itself."""
-        return functional.pad(self.seen, self.margins, mode="replicate")
+        return functional.pad(self.seen, self.margins, mode="replicate") if any(self.margins) else self.seen
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
         self.hidden = functional.conv2d(self.padded(), *self.network.filter).relu_()  # (1, features, rows + 2, ...)
         matrix, bias = self.network.last
-        samples = self.hidden[0].permute(1, 2, 0)  # as they lie in memory
-        taps = (matrix @ samples.flatten(0, 1).T).view(3, 3, 3, *samples.shape[:2])
-        rows, columns = samples.shape[0] - 2, samples.shape[1] - 2
         found = self.values[self.inside] + bias
-        for y, x in product(range(3), range(3)):  # faster than a convolution with three outputs
-            found += taps[y, x, :, y : y + rows, x : x + columns]
+        rows, columns = found.shape[1:]
+        for (y, x), tap in _taps(matrix, self.hidden[0]):
+            found += tap[:, y : y + rows, x : x + columns]
         return found
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
         network = self.network
-        wide = functional.pad(upstream[None], (2, 2, 2, 2)).contiguous(memory_format=PACKED)
-        by_hidden = torch.ops.aten.threshold_backward(functional.conv2d(wide, network.back[0]), self.hidden, 0)
-        by_padded = functional.conv2d(functional.pad(by_hidden, (2, 2, 2, 2)), network.back[1])
-        by_seen = torch.ops.aten.replication_pad2d_backward(by_padded.contiguous(), self.seen, self.margins)[0]
+        wide = upstream[None].contiguous(memory_format=PACKED)
+        by_hidden = functional.conv2d(wide, network.back[0], padding=2)
+        by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
+        by_seen = _spread(network.back[1], by_hidden[0])
+        if any(self.margins):
+            by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
         by_seen[:3][self.inside] += upstream
         by_seen = by_seen.flatten(1)
         back = network.out[0].T @ by_seen[:3]
@@ -374,6 +374,24 @@ class Tile:
             gradient = network.steps[level] * (down.T @ by_planes[level] @ across)
             parts.append((level, over_rows, over_columns, gradient))
         return parts
+
+
+def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Places (y, x) of a 3x3 kernel, and what each makes of planes (features, h, w): (C, h, w).
+
+    matrix (9 * C, features), tap by tap. One product and shifted sums are faster than a convolution with few outputs.
+    """
+    samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
+    return zip(product(range(3), range(3)), (matrix @ samples.T).view(9, -1, *planes.shape[1:]), strict=True)
+
+
+def _spread(matrix: Tensor, planes: Tensor) -> Tensor:
+    """The gradient by what a 3x3 kernel looks at, (C, h + 2, w + 2), given that by what it gives."""
+    height, width = planes.shape[1:]
+    found = planes.new_zeros(len(matrix) // 9, height + 2, width + 2)
+    for (y, x), tap in _taps(matrix, planes):
+        found[:, y : y + height, x : x + width] += tap
+    return found
 
 
 def _error_and_gradients(
@@ -459,6 +477,28 @@ def _bits_and_gradients(
     return torch.stack(bits).sum(), [(level, slice(top, top + height), slice(0, width), inside)]
 
 
+def _phases(planes: Tensor) -> Tensor:
+    """Planes (..., 2 h, 2 w) as their 2x2 phases, (..., 2, 2, h, w)."""
+    return planes.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).movedim((-3, -1), (-4, -3))
+
+
+def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Gradients by fields (B, C, h, w), from level 1 on, given those by the trunks of levels 0, 1, ...
+
+    What a trunk owes to the coarser one is added to the gradient by that.
+    """
+    for level, (trunk, by_trunk) in enumerate(zip(trunks, by_trunks, strict=True), start=1):
+        back = torch.ops.aten.threshold_backward(by_trunk, trunk, 0)  # (B, features, h, w)
+        kernel = model.weights[f"rate.{level}.trunk"]
+        taps = kernel.view(len(kernel), -1, 9).permute(2, 1, 0).flatten(0, 1)  # (9 * C, features)
+        yield torch.stack([_spread(taps, planes)[:, 1:-1, 1:-1] for planes in back])
+        if level < len(trunks):
+            above = model.weights[f"rate.{level}.trunk_above"]
+            even = functional.pad(back, (0, back.shape[3] % 2, 0, back.shape[2] % 2))
+            by_phases = above.T @ _phases(even).reshape(len(back), len(above), -1)
+            by_trunks[level].add_(by_phases.view_as(by_trunks[level]))
+
+
 class Cells:
     """Some rows of a stripe on their way through the rate model.
 
@@ -472,18 +512,13 @@ class Cells:
         names = ("causal", "bias", "mid", "mid_bias", "head", "head_bias")
         part = self.part = {k: model.weights[f"rate.{level}.{k}"] for k in names}
         self.height, self.width = rows.stop - rows.start, width
-        channels, deep, wide = len(padded), (self.height + 1) // 2, (width + 1) // 2
-        self.deep, self.wide = deep, wide
-        self.windows = [  # (taps, phases) of slices; the last tap is the value itself
-            [
-                (slice(y, y + 2 * deep - 1, 2), slice(x, x + 2 * wide - 1, 2))
-                for y, x in ((rows.start + 2 + dy + py, 2 + dx + px) for py in (0, 1) for px in (0, 1))
-            ]
-            for dy, dx in (*CAUSAL, (0, 0))
-        ]
-        samples = torch.stack([padded[:, y, x] for tap in self.windows for y, x in tap], 1)
-        samples = samples.view(channels, -1, 4 * deep * wide)
-        context, self.values = samples[:, :-1].reshape(channels * len(CAUSAL), -1), samples[:, -1]
+        self.deep, self.wide = (self.height + 1) // 2, (width + 1) // 2
+        self.top = rows.start
+        around = padded[:, rows.start : rows.start + 2 * self.deep + 2]
+        windows = around.unfold(1, 2 * self.deep, 1).unfold(2, 2 * self.wide, 1)  # (C, rows 3, columns 5, ...) of taps
+        taps = torch.cat([_phases(windows[:, y, :count]) for y, count in enumerate(IN_ROW)], 1)
+        context = taps.view(-1, 4 * self.deep * self.wide)  # (C * taps, 4 n)
+        self.values = _phases(windows[:, 2, 2]).reshape(len(padded), -1)
         bias = part["bias"] @ torch.stack([torch.ones_like(q[0, 0]), q[0, 0], q[0, 0] ** 2])  # (hidden,)
         self.above: Tensor | None = None
         if trunk is None:
@@ -515,7 +550,12 @@ class Cells:
     def phased(self, plane: Tensor) -> Tensor:
         """A plane of the stripe, (rows, w), as samples (4 n), zero where they are there for evenness only."""
         padded = _padded(plane[None])[0]
-        return torch.stack([padded[y, x] for y, x in self.windows[-1]]).flatten()
+        return _phases(padded[self._moved((0, 0))]).flatten()
+
+    def _moved(self, by: tuple[int, int]) -> tuple[slice, slice]:
+        """Where what a tap (y, x) sees lies in padded planes."""
+        top, left = self.top + 2 + by[0], 2 + by[1]
+        return slice(top, top + 2 * self.deep), slice(left, left + 2 * self.wide)
 
     def backward(self, by_offset: Tensor, by_log_scale: Tensor, by_padded: Tensor) -> Tensor | None:
         """The gradient by the trunk, given those by value - mean and log scale; that by the values is added."""
@@ -523,11 +563,11 @@ class Cells:
         back = part["head"].T @ torch.cat([-by_offset, by_log_scale])
         back = part["mid"].T @ torch.ops.aten.threshold_backward(back, self.middle, 0)
         back = torch.ops.aten.threshold_backward(back, self.hidden, 0)
-        shape = (len(self.values), -1, 4, self.deep, self.wide)
-        by_samples = torch.cat([(part["causal"].T @ back).view(shape), by_offset.view(shape)], 1)
-        for tap, phases_of_tap in enumerate(self.windows):
-            for phase, (y, x) in enumerate(phases_of_tap):
-                by_padded[:, y, x] += by_samples[:, tap, phase]
+        shape = (len(self.values), -1, 2, 2, self.deep, self.wide)
+        by_context = rate.joined((part["causal"].T @ back).view(shape)).unbind(1)
+        (by_values,) = rate.joined(by_offset.view(shape)).unbind(1)
+        for tap, gradient in (*zip(CAUSAL, by_context, strict=True), ((0, 0), by_values)):
+            by_padded[:, *self._moved(tap)] += gradient
         if self.above is None:
             return None
         by_trunk: Tensor = self.above.T @ back.view(len(self.above), -1)
