@@ -60,12 +60,26 @@ def warm(prior: Prior, pixels: NDArray[Any], index: int, *rest: Any) -> list[NDA
     return [z.astype(np.float32) for z in fields]
 
 
+def with_momentum(momentum: float) -> Change:
+    """Each step is a running mean of what the steps would be."""
+    descend, means = fit.descend, dict[torch.Size, torch.Tensor]()  # of each level, by its shape
+
+    def heavy(z: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        _, _, _, count, _ = rest
+        moved, square = descend(z, *rest)
+        before = torch.zeros_like(z) if count == 1 else means[z.shape]
+        means[z.shape] = torch.lerp(before, moved - z, 1 - momentum)
+        return z + means[z.shape] / (1 - momentum**count), square
+
+    return patched(descend=heavy)
+
+
 VARIANTS: dict[str, Change] = {
     "as it is": patched(),
     "started from zero, not from the guess": patched(unrounded_guess=blank),
     f"started from {WARM[1]} steps at a lower quality": patched(unrounded_guess=warm),
-    "without momentum": patched(MOMENTUM=0.0),
-    "momentum 0.9": patched(MOMENTUM=0.9),
+    "momentum 0.5": with_momentum(0.5),
+    "momentum 0.8": with_momentum(0.8),
     "full steps where gradients are small": patched(LEAST=1e-6),
     "steps that do not fall": scheduled(steps=[0.25, 20]),
     "fine levels twice as fast": scheduled(steps=[[2]] * 3 + [[1]] * 3),
