@@ -2,9 +2,10 @@
 
 To round each value to the nearest integer is not best: what a value costs depends on its neighbours, and
 theirs on it. So values of the finer levels that are far from their integer are tried at the second nearest, and
-whatever lowers the true J of the fit is kept. A cell's change is felt in a window of 3x4 cells (the causal contexts
-below and beside it, the kernel and the filter around it; what lies further out is small), so one evaluation of
-the model tries every twelfth cell at once, and twelve of them a level, one channel in each cell.
+whatever lowers the true J of the fit is kept; then all are tried once more, beside what has been kept. A cell's change
+is felt in a window of 3x4 cells (the causal contexts below and beside it, the kernel and the filter around it; what
+lies further out is small), so one evaluation of the model tries every twelfth cell at once, and twelve of them a
+level, one channel in each cell.
 
 The idea is the RDOQ of video encoders (Karczewicz et al., VCEG-AH21, 2008), with exact costs in place of estimates.
 """
@@ -22,7 +23,8 @@ from inrcodec.objective import Coded, FieldModel, costs
 
 __all__ = ["optimised_rounding"]
 
-LEVELS = (1, 0)  # in this order: what pays
+LEVELS = (2, 1, 0)  # in this order: what pays
+PASSES = 2
 DOUBT = 0.1  # least distance from the nearest integer of a value that is tried
 ROWS, COLUMNS = 3, 4  # of the window, in cells
 LEFT = 1  # columns of them before the cell itself, which is in the first row
@@ -49,7 +51,7 @@ def optimised_rounding(
         error, bits = costs(model, rounded, target, q, lam, level + 1, weight, coded)
         return sum((_gathered(plane, level - i) for i, plane in enumerate(bits)), _gathered(error, level))
 
-    for level in LEVELS:
+    for level in LEVELS * PASSES:
         if level < len(fields):
             values, wanted = rounded[level], fields[level]
             doubt, channel = (wanted - values).abs().max(1, keepdim=True)
