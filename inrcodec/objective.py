@@ -55,6 +55,7 @@ IN_ROW = [sum(y == row for y, _ in CAUSAL) for row in (-2, -1, 0)]  # taps of ea
 P = ParamSpec("P")
 T = TypeVar("T")
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
+Piece = Callable[[], tuple[Tensor, list[Part]]]  # what it costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,39 +143,52 @@ def objective(
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
-    trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
-    by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
     network = Network.of(model, q)
     gradients = [torch.zeros_like(z) for z in fields]
     by_shown = gradients if coded is None else [torch.zeros_like(z) for z in fields]
-    owners: list[tuple[int, list[Tensor]]] = []  # of each piece: which picture, and where its gradients belong
-    pieces: list[Callable[[], tuple[Tensor, list[Part]]]] = []
+    of_tiles: list[tuple[int, Piece]] = []  # which picture, and the work
     for at, picture in enumerate(target):
-        own = [z[at] for z in fields]
-        seen = shown(own, coded)
+        seen = shown([z[at] for z in fields], coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
             if part is None or part.any():
-                pieces.append(partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part))
-        owners += [(at, by_shown)] * (len(pieces) - len(owners))
-        for level, values in enumerate(own):
-            above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
-            for top in range(0, len(values[0]), STRIPE):
-                mask = None if coded is None else coded[level].mask[top : top + STRIPE]
-                if mask is None or mask.any():
-                    pieces.append(partial(_bits_and_gradients, model, level, q, values, top, above, mask))
-        owners += [(at, gradients)] * (len(pieces) - len(owners))
-    total = target.new_zeros(())
-    for (at, sums), (cost, parts) in zip(owners, in_parallel(pieces), strict=True):
-        total += cost
-        for level, rows, columns, gradient in parts:
-            sums[level][at, :, rows, columns] += gradient
+                piece = partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part)
+                of_tiles.append((at, piece))
+    # Other threads are at these while this one is at the trunks, which the stripes need; then at those that are left.
+    first = _started(of_tiles[: len(of_tiles) // 2])
+    trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
+    by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
+    of_stripes: list[tuple[int, Piece]] = []
+    for at, (level, values) in product(range(len(target)), enumerate(fields)):
+        above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
+        for top in range(0, values.shape[2], STRIPE):
+            mask = None if coded is None else coded[level].mask[top : top + STRIPE]
+            if mask is None or mask.any():
+                of_stripes.append((at, partial(_bits_and_gradients, model, level, q, values[at], top, above, mask)))
+    stripes, last = _started(of_stripes), _started(of_tiles[len(of_tiles) // 2 :])
+    total = target.new_zeros(()) + _summed(first, by_shown) + _summed(stripes, gradients)
+    for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
+        gradient += more
+    total = total + _summed(last, by_shown)
     if coded is not None:
         owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
         gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
-    for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
-        gradient += more
     return total, gradients
+
+
+def _started(pieces: Sequence[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[Tensor, list[Part]]]]:
+    """The number of each piece's picture, and what the piece gives; threads begin with them now."""
+    return zip([at for at, _ in pieces], in_parallel([piece for _, piece in pieces]), strict=True)
+
+
+def _summed(found: Iterator[tuple[int, tuple[Tensor, list[Part]]]], sums: Sequence[Tensor]) -> Tensor | float:
+    """The sum of what pieces cost; their gradients are added to those by the fields (B, C, h, w)."""
+    total: Tensor | float = 0.0
+    for at, (cost, parts) in found:
+        total = total + cost
+        for level, rows, columns, gradient in parts:
+            sums[level][at, :, rows, columns] += gradient
+    return total
 
 
 @within_memory
