@@ -27,7 +27,7 @@ __all__ = ["adapt_rate"]
 
 STEPS = 60  # of Adam
 PACE = 0.1  # of its first step, in units; falls to zero
-CELLS = 1 << 13  # of a level in a step
+CELLS = 1 << 13  # of a level in a step, at most; steps take turns with them
 MOST = 1 << 17  # cells of a level that are looked at: those of larger pictures are drawn
 BITS = 4.0  # of a change by one unit
 
@@ -61,7 +61,7 @@ def adapt_rate(
         parts = [model.weights[name] for name in shapes[level]]
         units = [beside[name].to(first.device) - part for name, part in zip(shapes[level], parts, strict=True)]
         parts[0], units[0] = parts[0][:, 0], units[0][:, 0]  # of the first bias, the constant
-        return _adapted(_Sample(first, own, int(mask.sum()), parts, units), start, generator)
+        return _adapted(_Sample(first, own, int(mask.sum()), parts, units), start)
 
     found = in_parallel(partial(of_level, *item) for item in enumerate(np.split(starts, ends[:-1])))
     changes = np.concatenate(list(found))
@@ -77,7 +77,10 @@ def _drawn(
     mask: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """What the first layer sums up to at cells of a level, (hidden, n), and their values (C, n); drawn if many."""
+    """What the first layer sums up to at cells of a level, (hidden, n), and their values (C, n), in random order.
+
+    They are drawn if there are many.
+    """
     wanted = min(1.0, MOST / max(1.0, float(mask.sum())))
     first, own = list[Tensor](), list[Tensor]()
     for cells, counted in level_cells(model, level, q, values, trunk, mask):
@@ -86,7 +89,9 @@ def _drawn(
             counted = counted[drawn.to(counted.device)]
         first.append(cells.first[:, counted])
         own.append(cells.values[:, counted])
-    return torch.cat(first, 1), torch.cat(own, 1)
+    found = torch.cat(first, 1), torch.cat(own, 1)
+    order = torch.randperm(found[0].shape[1], generator=generator).to(values.device)
+    return found[0][:, order], found[1][:, order]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,30 +104,31 @@ class _Sample:
     parts: Sequence[Tensor]  # first bias, which is in `first`, middle layer and last
     units: Sequence[Tensor]  # of their changes
 
-    def bits(self, changes: Tensor, drawn: Tensor | None = None) -> Tensor:
-        """Of all the level's cells, as far as those drawn tell, after changes (weights,) in units."""
+    def bits(self, changes: Tensor, part: slice = slice(None)) -> Tensor:
+        """Of all the level's cells, as far as a part of the sample tells, after changes (weights,) in units."""
         split = torch.split(changes, [part.numel() for part in self.parts])
         moved = [change.view(unit.shape) * unit for change, unit in zip(split, self.units, strict=True)]
         mid, mid_bias, head, head_bias = (part + by for part, by in zip(self.parts[1:], moved[1:], strict=True))
-        first, values = (self.first, self.values) if drawn is None else (self.first[:, drawn], self.values[:, drawn])
+        first, values = self.first[:, part], self.values[:, part]
         middle = torch.addmm(mid_bias[:, None], mid, torch.relu(first + moved[0][:, None]))
         mean, log_scale = torch.addmm(head_bias[:, None], head, torch.relu(middle)).chunk(2)
         return rate.laplace_bits(values - mean, log_scale).sum() * (self.cells / values.shape[1])
 
 
-def _adapted(sample: _Sample, start: Ints, generator: torch.Generator) -> Ints:
+def _adapted(sample: _Sample, start: Ints) -> Ints:
     """Changes of a level in units, all zero if they do not pay."""
     device, count = sample.first.device, sample.first.shape[1]
     if not count:
         return np.zeros_like(start)
+    portions = -(-count // CELLS)
     with torch.enable_grad():
         changes = torch.from_numpy(start).to(device).float().requires_grad_()
         adam = torch.optim.Adam([changes], PACE)
         for step in range(STEPS):
             adam.param_groups[0]["lr"] = PACE * (1 - step / STEPS)
-            drawn = torch.randint(count, (CELLS,), generator=generator).to(device) if count > CELLS else None
+            first, last = (turn * count // portions for turn in (step % portions, step % portions + 1))
             adam.zero_grad()
-            loss = sample.bits(changes, drawn) + BITS * torch.log2(1 + changes.abs()).sum()
+            loss = sample.bits(changes, slice(first, last)) + BITS * torch.log2(1 + changes.abs()).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
     whole = (changes + 0.35 * changes.sign()).detach().trunc().clamp(-MAX_RATE, MAX_RATE)

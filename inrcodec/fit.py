@@ -166,6 +166,7 @@ def refine(
     hot, cold = model.weights["fit.temperature"].tolist()
     squares = [z.new_zeros(len(z)) for z in fields]
     felt = felt or [None] * len(fields)
+    dtype = _quick_type(target.device)
     moving = torch.stack([sizes.new_ones(()) if mask is None else mask.mean() for mask in felt]).sqrt()
     sizes, least = sizes * moving[:, None], least_gradient(q) * moving  # as if the gradient's RMS were of what moves
     for step in range(steps):
@@ -177,7 +178,7 @@ def refine(
         now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
         levels = zip(fields, noises, felt, strict=True)
         pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
-        gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded)[1]
+        gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded, dtype)[1]
         found = in_parallel(
             partial(_moved, pairs[i], gradient, squares[i], now[i], step + 1, least[i])
             for i, gradient in enumerate(gradients)
@@ -186,6 +187,12 @@ def refine(
         if progress:
             progress(step + 1, steps)
     return fields
+
+
+def _quick_type(device: torch.device) -> torch.dtype:
+    """What gradients are computed with: bfloat16 on a CPU that has instructions for it. Costs are always exact."""
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name yet
+    return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
 def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

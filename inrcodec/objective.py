@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial, wraps
-from itertools import product
+from itertools import chain, product
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -55,6 +55,7 @@ IN_ROW = [sum(y == row for y, _ in CAUSAL) for row in (-2, -1, 0)]  # taps of ea
 P = ParamSpec("P")
 T = TypeVar("T")
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
+Piece = Callable[[], tuple[Tensor, list[Part]]]  # what it costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,44 +138,59 @@ def objective(
     lam: float,
     weight: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, list[Tensor]]:
     """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all.
 
-    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
+    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
+    is of what the network and the filter compute; what they say is added up in single precision.
     """
-    trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
-    by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
-    network = Network.of(model, q)
+    network = Network.of(model, q, dtype)
     gradients = [torch.zeros_like(z) for z in fields]
     by_shown = gradients if coded is None else [torch.zeros_like(z) for z in fields]
-    owners: list[tuple[int, list[Tensor]]] = []  # of each piece: which picture, and where its gradients belong
-    pieces: list[Callable[[], tuple[Tensor, list[Part]]]] = []
+    of_tiles: list[tuple[int, Piece]] = []  # which picture, and the work
     for at, picture in enumerate(target):
-        own = [z[at] for z in fields]
-        seen = shown(own, coded)
+        seen = shown([z[at] for z in fields], coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
             if part is None or part.any():
-                pieces.append(partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part))
-        owners += [(at, by_shown)] * (len(pieces) - len(owners))
-        for level, values in enumerate(own):
-            above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
-            for top in range(0, len(values[0]), STRIPE):
-                mask = None if coded is None else coded[level].mask[top : top + STRIPE]
-                if mask is None or mask.any():
-                    pieces.append(partial(_bits_and_gradients, model, level, q, values, top, above, mask))
-        owners += [(at, gradients)] * (len(pieces) - len(owners))
-    total = target.new_zeros(())
-    for (at, sums), (cost, parts) in zip(owners, in_parallel(pieces), strict=True):
-        total += cost
-        for level, rows, columns, gradient in parts:
-            sums[level][at, :, rows, columns] += gradient
+                piece = partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part)
+                of_tiles.append((at, piece))
+    # Other threads are at these while this one is at the trunks, which the stripes need; then at those that are left.
+    first = _started(of_tiles[: len(of_tiles) // 2])
+    trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
+    by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
+    of_stripes: list[tuple[int, Piece]] = []
+    for at, (level, values) in product(range(len(target)), enumerate(fields)):
+        above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
+        for top in range(0, values.shape[2], STRIPE):
+            mask = None if coded is None else coded[level].mask[top : top + STRIPE]
+            if mask is None or mask.any():
+                of_stripes.append((at, partial(_bits_and_gradients, model, level, q, values[at], top, above, mask)))
+    stripes, last = _started(of_stripes), _started(of_tiles[len(of_tiles) // 2 :])
+    total = target.new_zeros(()) + _summed(first, by_shown) + _summed(stripes, gradients)
+    for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
+        gradient += more
+    total = total + _summed(last, by_shown)
     if coded is not None:
         owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
         gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
-    for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
-        gradient += more
     return total, gradients
+
+
+def _started(pieces: Sequence[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[Tensor, list[Part]]]]:
+    """The number of each piece's picture, and what the piece gives; threads begin with them now."""
+    return zip([at for at, _ in pieces], in_parallel([piece for _, piece in pieces]), strict=True)
+
+
+def _summed(found: Iterator[tuple[int, tuple[Tensor, list[Part]]]], sums: Sequence[Tensor]) -> Tensor | float:
+    """The sum of what pieces cost; their gradients are added to those by the fields (B, C, h, w)."""
+    total: Tensor | float = 0.0
+    for at, (cost, parts) in found:
+        total = total + cost
+        for level, rows, columns, gradient in parts:
+            sums[level][at, :, rows, columns] += gradient
+    return total
 
 
 @within_memory
@@ -189,7 +205,6 @@ def costs(
     coded: Sequence[Coded] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
-    trunks = rate.trunks(model.weights, fields)
     network = Network.of(model, q)
     error = target.new_zeros(target[:, 0].shape)
     bits = [z.new_zeros(z[:, 0].shape) for z in fields[:levels]]
@@ -204,6 +219,9 @@ def costs(
             squared *= weight[0, 0, rows, columns]
         error[at, rows, columns] = squared.mul_(SQUARED_UNIT / lam)
 
+    found = in_parallel([partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)])
+    trunks = rate.trunks(model.weights, fields)  # in this thread, while others are at the tiles
+
     def of_stripe(at: int, level: int, top: int) -> None:
         trunk = trunks[level]
         mask = None if coded is None else coded[level].mask[top : top + STRIPE]
@@ -217,14 +235,13 @@ def costs(
         if mask is not None:
             bits[level][at, top : top + STRIPE] *= mask
 
-    pieces = [partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)]
-    pieces += [
+    stripes = [
         partial(of_stripe, at, level, top)
         for at in range(len(target))
         for level, plane in enumerate(bits)
         for top in range(0, plane.shape[1], STRIPE)
     ]
-    for _ in in_parallel(pieces):
+    for _ in chain(found, in_parallel(stripes)):
         pass
     return error, bits
 
@@ -253,7 +270,8 @@ class Network:
     back: tuple[Tensor, Tensor]  # of their gradients, second layer first: a kernel, and (9 * C, features), tap by tap
 
     @classmethod
-    def of(cls, model: FieldModel, q: Tensor) -> Network:
+    def of(cls, model: FieldModel, q: Tensor, dtype: torch.dtype = torch.float32) -> Network:
+        """The model's, with matrices, kernels and the biases beside them of a type."""
         weights, omegas = model.weights, model.omegas
         condition = torch.cat([q, q**2], 1)[0]  # (2,)
         steps = torch.split(gains(weights, q)[0, :, None, None], list(model.channels))
@@ -262,17 +280,17 @@ class Network:
             matrix, bias = weights[f"siren.{i}.weight"], weights[f"siren.{i}.bias"]
             if not i:
                 matrix, bias = matrix[:, :-2], bias + matrix[:, -2:] @ condition
-            layers.append((omega * matrix, omega * bias[:, None]))
-        first, second = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
+            layers.append(((omega * matrix).to(dtype), (omega * bias[:, None]).to(dtype)))
+        first, second = (weights[f"filter.{part}"].to(dtype, memory_format=PACKED) for part in ("in", "out"))
         bias = weights["filter.in_bias"] @ torch.cat([torch.ones_like(condition[:1]), condition])
         back = second.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED)
         return cls(
             model,
             steps,
             tuple(layers),
-            (weights[last + "weight"], weights[last + "bias"][:, None]),
+            (weights[last + "weight"].to(dtype), weights[last + "bias"][:, None]),
             weights["skip.weight"],
-            (first, bias),
+            (first, bias.to(dtype)),
             (second.permute(2, 3, 0, 1).flatten(0, 2), weights["filter.out_bias"][:, None, None]),
             (back, first.permute(2, 3, 1, 0).flatten(0, 2)),
         )
@@ -327,11 +345,11 @@ class Tile:
             else:
                 planes.append(step * values[:, self.rows, self.columns])
         x = torch.cat(planes).flatten(1)  # (C, n)
-        h, self.phases = x, list[Tensor]()
+        h, self.phases = x.to(network.out[0].dtype), list[Tensor]()
         for matrix, bias in network.layers:
             self.phases.append(torch.addmm(bias, matrix, h))
             h = torch.sin(self.phases[-1])
-        values = torch.addmm(network.out[1], network.out[0], h).addmm_(network.skip, x)  # (3, n)
+        values = torch.addmm(network.out[1], network.skip, x).add_(network.out[0] @ h)  # (3, n)
         self.values = values.view(3, *self.shape)
         """What the SIREN says, (3, rows, columns)."""
         seen = torch.cat([values, x[: network.filter[0].shape[1] - 3]]).view(1, -1, *self.shape)
@@ -344,7 +362,8 @@ class Tile:
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
-        self.hidden = functional.conv2d(self.padded(), *self.network.filter).relu_()  # (1, features, rows + 2, ...)
+        seen = self.padded().to(self.network.filter[0].dtype)
+        self.hidden = functional.conv2d(seen, *self.network.filter).relu_()  # (1, features, rows + 2, ...)
         matrix, bias = self.network.last
         found = self.values[self.inside] + bias
         rows, columns = found.shape[1:]
@@ -355,7 +374,7 @@ class Tile:
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
         network = self.network
-        wide = upstream[None].contiguous(memory_format=PACKED)
+        wide = upstream[None].to(self.hidden.dtype, memory_format=PACKED)
         by_hidden = functional.conv2d(wide, network.back[0], padding=2)
         by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
         by_seen = _spread(network.back[1], by_hidden[0])
@@ -363,10 +382,10 @@ class Tile:
             by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
         by_seen[:3][self.inside] += upstream
         by_seen = by_seen.flatten(1)
-        back = network.out[0].T @ by_seen[:3]
+        back = network.out[0].T @ by_seen[:3].to(self.phases[-1].dtype)
         for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
             back = matrix.T @ back.mul_(phase.cos_())
-        back.addmm_(network.skip.T, by_seen[:3])
+        back = back.float().addmm_(network.skip.T, by_seen[:3])
         back[: len(by_seen) - 3] += by_seen[3:]
         by_planes = torch.split(back.view(-1, *self.shape), list(network.model.channels))
         parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]
@@ -377,18 +396,19 @@ class Tile:
 
 
 def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Places (y, x) of a 3x3 kernel, and what each makes of planes (features, h, w): (C, h, w).
+    """Places (y, x) of a 3x3 kernel, and what each makes of planes (features, h, w): (C, h, w), in single precision.
 
     matrix (9 * C, features), tap by tap. One product and shifted sums are faster than a convolution with few outputs.
     """
     samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
-    return zip(product(range(3), range(3)), (matrix @ samples.T).view(9, -1, *planes.shape[1:]), strict=True)
+    found = (matrix @ samples.T).float().view(9, -1, *planes.shape[1:])
+    return zip(product(range(3), range(3)), found, strict=True)
 
 
 def _spread(matrix: Tensor, planes: Tensor) -> Tensor:
     """The gradient by what a 3x3 kernel looks at, (C, h + 2, w + 2), given that by what it gives."""
     height, width = planes.shape[1:]
-    found = planes.new_zeros(len(matrix) // 9, height + 2, width + 2)
+    found = planes.new_zeros(len(matrix) // 9, height + 2, width + 2, dtype=torch.float32)
     for (y, x), tap in _taps(matrix, planes):
         found[:, y : y + height, x : x + width] += tap
     return found
@@ -479,7 +499,8 @@ def _bits_and_gradients(
 
 def _phases(planes: Tensor) -> Tensor:
     """Planes (..., 2 h, 2 w) as their 2x2 phases, (..., 2, 2, h, w)."""
-    return planes.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).movedim((-3, -1), (-4, -3))
+    height, width = planes.shape[-2:]
+    return planes.view(*planes.shape[:-2], height // 2, 2, width // 2, 2).movedim((-3, -1), (-4, -3))
 
 
 def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -96,6 +96,17 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
 
 
+def test_half_precision_points_the_same_way() -> None:
+    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
+    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    exact, expected = objective(model, fields, target, q, 300.0)
+    near, found = objective(model, fields, target, q, 300.0, dtype=torch.bfloat16)
+    assert float(near) == pytest.approx(float(exact), rel=0.01)
+    for a, b in zip(expected, found, strict=True):
+        assert b.dtype == torch.float32
+        assert torch.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.999
+
+
 def test_threads_change_nothing() -> None:
     model = FieldModel(field_weights(), OMEGAS, CHANNELS)
     fields, target, q = random_fields(200, 45), torch.rand(1, 3, 200, 45) - 0.5, torch.zeros(1, 1)
