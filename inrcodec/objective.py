@@ -37,6 +37,7 @@ __all__ = [
     "FieldModel",
     "Network",
     "Tile",
+    "add_taps",
     "costs",
     "level_cells",
     "objective",
@@ -365,11 +366,7 @@ class Tile:
         seen = self.padded().to(self.network.filter[0].dtype)
         self.hidden = functional.conv2d(seen, *self.network.filter).relu_()  # (1, features, rows + 2, ...)
         matrix, bias = self.network.last
-        found = self.values[self.inside] + bias
-        rows, columns = found.shape[1:]
-        for (y, x), tap in _taps(matrix, self.hidden[0]):
-            found += tap[:, y : y + rows, x : x + columns]
-        return found
+        return add_taps(self.values[self.inside] + bias, matrix, self.hidden[0])
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
@@ -403,6 +400,14 @@ def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Ten
     samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
     found = (matrix @ samples.T).float().view(9, -1, *planes.shape[1:])
     return zip(product(range(3), range(3)), found, strict=True)
+
+
+def add_taps(found: Tensor, matrix: Tensor, planes: Tensor) -> Tensor:
+    """What a 3x3 kernel, as `_taps` has it, makes of planes (features, h + 2, w + 2), added to (C, h, w)."""
+    rows, columns = found.shape[1:]
+    for (y, x), tap in _taps(matrix, planes):
+        found += tap[:, y : y + rows, x : x + columns]
+    return found
 
 
 def _spread(matrix: Tensor, planes: Tensor) -> Tensor:
