@@ -154,7 +154,7 @@ def objective(
         seen = shown([z[at] for z in fields], coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
-            if part is None or part.any():
+            if _counts(part):
                 piece = partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part)
                 of_tiles.append((at, piece))
     # Other threads are at these while this one is at the trunks, which the stripes need; then at those that are left.
@@ -166,7 +166,7 @@ def objective(
         above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
         for top in range(0, values.shape[2], STRIPE):
             mask = None if coded is None else coded[level].mask[top : top + STRIPE]
-            if mask is None or mask.any():
+            if _counts(mask):
                 of_stripes.append((at, partial(_bits_and_gradients, model, level, q, values[at], top, above, mask)))
     stripes, last = _started(of_stripes), _started(of_tiles[len(of_tiles) // 2 :])
     total = target.new_zeros(()) + _summed(first, by_shown) + _summed(stripes, gradients)
@@ -177,6 +177,11 @@ def objective(
         owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
         gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
     return total, gradients
+
+
+def _counts(plane: Tensor | None) -> bool:
+    """Whether a piece with a weight or mask is needed. A GPU's always is: to ask would be to wait for it."""
+    return plane is None or plane.device.type != "cpu" or bool(plane.any())
 
 
 def _started(pieces: Sequence[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[Tensor, list[Part]]]]:
@@ -212,7 +217,7 @@ def costs(
     seen = shown(fields, coded)
 
     def of_tile(at: int, rows: slice, columns: slice) -> None:
-        if weight is not None and not weight[0, 0, rows, columns].any():
+        if not _counts(None if weight is None else weight[0, 0, rows, columns]):
             return
         tile = Tile(network, [z[at] for z in seen], target.shape[2:], rows, columns)
         squared = (tile.picture() - target[at, :, rows, columns]).square_().sum(0)
@@ -226,7 +231,7 @@ def costs(
     def of_stripe(at: int, level: int, top: int) -> None:
         trunk = trunks[level]
         mask = None if coded is None else coded[level].mask[top : top + STRIPE]
-        if mask is not None and not mask.any():
+        if not _counts(mask):
             return
         for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, None if trunk is None else trunk[at]):
             mean, log_scale = cells.distributions()
