@@ -11,15 +11,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from inrcodec import synthesis
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
-from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, tiles, within_memory
+from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, add_taps, tiles, within_memory
 from inrcodec.parallel import in_parallel
+from inrcodec.synthesis import PACKED
 
 __all__ = ["adapt_filter"]
 
@@ -41,14 +44,44 @@ class _Sample:
 
     def error(self, weights: synthesis.Weights, q: Tensor) -> Tensor:
         """Squared error in units of 1/255."""
-        squared = (synthesis.filtered(weights, "filter", self.seen, q) - self.missing).square()
-        return (squared if self.weight is None else squared * self.weight).sum() * SQUARED_UNIT
+        squared = self._forwards(weights, q)[1].square()
+        return (squared if self.weight is None else squared * self.weight[0]).sum() * SQUARED_UNIT
 
     def slopes(self, weights: synthesis.Weights, q: Tensor) -> list[Tensor]:
         """The gradient of `error` by each part of the filter."""
-        with torch.enable_grad():
-            parts = {name: weights[name].detach().requires_grad_() for name in FILTER}
-            return list(torch.autograd.grad(self.error(parts, q), list(parts.values())))
+        first, out = weights["filter.in"], weights["filter.out"]
+        hidden, excess = self._forwards(weights, q)
+        upstream = (excess if self.weight is None else excess * self.weight[0]) * (2 * SQUARED_UNIT)  # (3, h, w)
+        _, rows, columns = upstream.shape
+        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2)
+        for y, x in product(range(3), range(3)):
+            by_taps[y, x, :, y : y + rows, x : x + columns] = upstream
+        flat = by_taps.view(27, -1)
+        samples = hidden[0].permute(1, 2, 0).flatten(0, 1)  # (n, features), as they lie in memory
+        by_out = (flat @ samples).view(3, 3, 3, -1).permute(2, 3, 0, 1)
+        back = torch.ops.aten.threshold_backward(flat.T @ _by_tap(out), samples, 0)
+        by_hidden = back.view(1, *hidden.shape[2:], -1).permute(0, 3, 1, 2)
+        _, by_in, by_bias = torch.ops.aten.convolution_backward(
+            by_hidden, self.seen, first, [len(first)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+        )
+        return [by_in, by_bias[:, None] * _powers(q), by_out, upstream.sum((1, 2))]
+
+    def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
+        bias = weights["filter.in_bias"] @ _powers(q)
+        hidden = functional.conv2d(self.seen, weights["filter.in"].contiguous(memory_format=PACKED), bias).relu_()
+        start = weights["filter.out_bias"][:, None, None] - self.missing[0]
+        return hidden, add_taps(start, _by_tap(weights["filter.out"]), hidden[0])
+
+
+def _powers(q: Tensor) -> Tensor:
+    """What the constant, linear and quadratic parts of a bias count, (3,), at q (1, 1)."""
+    return torch.cat([torch.ones_like(q), q, q**2])[:, 0]
+
+
+def _by_tap(kernel: Tensor) -> Tensor:
+    """A 3x3 kernel (C, features, 3, 3) as one product for all taps, (9 * C, features)."""
+    return kernel.permute(2, 3, 0, 1).flatten(0, 2)
 
 
 @within_memory
@@ -93,7 +126,7 @@ def adapt_filter(
         """The filter's tensors after changes."""
         return {k: torch.from_numpy(v).to(target.device) for k, v in changed_filter(tensors, deltas).items()}
 
-    leaves = {name: tensor.requires_grad_() for name, tensor in changed(before).items()}
+    leaves = changed(before)
     adam = torch.optim.Adam(leaves.values(), RATE)
     unit = 2.0 ** -EXPONENTS[len(EXPONENTS) // 2]
     order: list[int] = []
@@ -104,13 +137,13 @@ def adapt_filter(
         chosen, order = order[:portion], order[portion:]
         found = in_parallel(partial(samples[i].slopes, leaves, q) for i in chosen)
         for (name, leaf), *gradients in zip(leaves.items(), *found, strict=True):
-            far = leaf.detach() - start[name]
+            far = leaf - start[name]
             rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
             leaf.grad = torch.stack(gradients).sum(0) * (count / portion / lam) + rising
         leaves["filter.in_bias"].grad[:, 1:] = 0  # type: ignore[index]
         adam.step()
 
-    changes = [leaves[name].detach() - start[name] for name in FILTER]
+    changes = [leaves[name] - start[name] for name in FILTER]
     parts = [part[:, 0] if name == "filter.in_bias" else part for name, part in zip(FILTER, changes, strict=True)]
     flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()
     best, least = None, 0.0

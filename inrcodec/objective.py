@@ -37,6 +37,7 @@ __all__ = [
     "FieldModel",
     "Network",
     "Tile",
+    "add_taps",
     "costs",
     "level_cells",
     "objective",
@@ -153,7 +154,7 @@ def objective(
         seen = shown([z[at] for z in fields], coded)
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
-            if part is None or part.any():
+            if _counts(part):
                 piece = partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part)
                 of_tiles.append((at, piece))
     # Other threads are at these while this one is at the trunks, which the stripes need; then at those that are left.
@@ -165,7 +166,7 @@ def objective(
         above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
         for top in range(0, values.shape[2], STRIPE):
             mask = None if coded is None else coded[level].mask[top : top + STRIPE]
-            if mask is None or mask.any():
+            if _counts(mask):
                 of_stripes.append((at, partial(_bits_and_gradients, model, level, q, values[at], top, above, mask)))
     stripes, last = _started(of_stripes), _started(of_tiles[len(of_tiles) // 2 :])
     total = target.new_zeros(()) + _summed(first, by_shown) + _summed(stripes, gradients)
@@ -176,6 +177,11 @@ def objective(
         owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
         gradients = [gradient + more for gradient, more in zip(gradients, owned, strict=True)]
     return total, gradients
+
+
+def _counts(plane: Tensor | None) -> bool:
+    """Whether a piece with a weight or mask is needed. A GPU's always is: to ask would be to wait for it."""
+    return plane is None or plane.device.type != "cpu" or bool(plane.any())
 
 
 def _started(pieces: Sequence[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[Tensor, list[Part]]]]:
@@ -211,7 +217,7 @@ def costs(
     seen = shown(fields, coded)
 
     def of_tile(at: int, rows: slice, columns: slice) -> None:
-        if weight is not None and not weight[0, 0, rows, columns].any():
+        if not _counts(None if weight is None else weight[0, 0, rows, columns]):
             return
         tile = Tile(network, [z[at] for z in seen], target.shape[2:], rows, columns)
         squared = (tile.picture() - target[at, :, rows, columns]).square_().sum(0)
@@ -225,7 +231,7 @@ def costs(
     def of_stripe(at: int, level: int, top: int) -> None:
         trunk = trunks[level]
         mask = None if coded is None else coded[level].mask[top : top + STRIPE]
-        if mask is not None and not mask.any():
+        if not _counts(mask):
             return
         for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, None if trunk is None else trunk[at]):
             mean, log_scale = cells.distributions()
@@ -365,11 +371,7 @@ class Tile:
         seen = self.padded().to(self.network.filter[0].dtype)
         self.hidden = functional.conv2d(seen, *self.network.filter).relu_()  # (1, features, rows + 2, ...)
         matrix, bias = self.network.last
-        found = self.values[self.inside] + bias
-        rows, columns = found.shape[1:]
-        for (y, x), tap in _taps(matrix, self.hidden[0]):
-            found += tap[:, y : y + rows, x : x + columns]
-        return found
+        return add_taps(self.values[self.inside] + bias, matrix, self.hidden[0])
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
@@ -403,6 +405,14 @@ def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Ten
     samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
     found = (matrix @ samples.T).float().view(9, -1, *planes.shape[1:])
     return zip(product(range(3), range(3)), found, strict=True)
+
+
+def add_taps(found: Tensor, matrix: Tensor, planes: Tensor) -> Tensor:
+    """What a 3x3 kernel, as `_taps` has it, makes of planes (features, h + 2, w + 2), added to (C, h, w)."""
+    rows, columns = found.shape[1:]
+    for (y, x), tap in _taps(matrix, planes):
+        found += tap[:, y : y + rows, x : x + columns]
+    return found
 
 
 def _spread(matrix: Tensor, planes: Tensor) -> Tensor:

@@ -2,11 +2,11 @@ import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
-from inrcodec.adapt_filter import adapt_filter
+from inrcodec.adapt_filter import _Sample, adapt_filter
 from inrcodec.deltas import FILTER, Deltas, changed_filter, pack_deltas
 from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel
-from inrcodec.synthesis import synthesize
+from inrcodec.synthesis import filtered, synthesize
 
 Q = torch.full((1, 1), 0.2)
 MODEL = FieldModel(field_weights(), OMEGAS, CHANNELS)
@@ -45,3 +45,16 @@ def test_pixels_without_weight_do_not_count() -> None:
     weight = (target[:, :1] != 5.0).float()
     assert adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0), weight) is None
     assert adapt_filter(MODEL, z, target, Q, 20.0, torch.Generator().manual_seed(0))
+
+
+def test_slopes_are_the_gradient_of_the_plain_form() -> None:
+    seen, missing, weight = torch.randn(1, 6, 24, 35), torch.randn(1, 3, 20, 31), torch.rand(1, 1, 20, 31)
+    parts = {name: field_weights()[name].requires_grad_() for name in FILTER}
+    error = ((filtered(parts, "filter", seen, Q) - missing).square() * weight).sum() * 255**2
+    error.backward()  # type: ignore[no-untyped-call]
+    plain = {name: part.detach() for name, part in parts.items()}
+    sample = _Sample(seen, missing, weight)
+    assert float(sample.error(plain, Q)) == pytest.approx(float(error.detach()), rel=1e-5)
+    for part, slope in zip(parts.values(), sample.slopes(plain, Q), strict=True):
+        assert part.grad is not None
+        assert torch.allclose(slope, part.grad, rtol=1e-3, atol=1e-5 * float(part.grad.abs().max()))

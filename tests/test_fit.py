@@ -1,8 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from conftest import CHANNELS
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inrcodec.errors import OptionError
 from inrcodec.fit import (
@@ -44,6 +47,28 @@ def test_progress_counts_the_steps(field_prior: Prior, picture: NDArray[np.uint8
     seen: list[tuple[int, int]] = []
     fit_fields(field_prior, picture, 90, 3, CPU, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often a number is read from a tensor: what makes the host wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_steps_read_nothing_from_the_device(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    target = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 - 0.5
+    counts = []
+    for weight in (None, torch.ones(1, 1, 22, 37)):
+        fields = [torch.zeros(1, *s) for s in field_shapes(22, 37, CHANNELS)]
+        with Reads() as reads:  # type: ignore[no-untyped-call]
+            refine(FieldModel.of(field_prior, CPU), fields, target, torch.zeros(1, 1), 200.0, 3, weight=weight)
+        counts.append(reads.count)
+    assert counts[0] == 0
+    assert counts[1] > 0  # a CPU is asked where the weight is zero
 
 
 def test_soft_rounding_runs_from_the_identity_to_rounding() -> None:
