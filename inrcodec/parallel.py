@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names, in malloc.h
 KEPT = 128 << 20  # bytes at the end of a heap that are not given back
-MAPPED = 32 << 20  # bytes of a block from which on it is mapped by itself: the most that glibc takes
+MAPPED = 8 << 20  # bytes of a block from which on it is mapped by itself: more than a tile or stripe has
 
 _pool: ContextVar[ThreadPoolExecutor | None] = ContextVar("_pool", default=None)
 
