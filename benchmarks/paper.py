@@ -12,7 +12,7 @@ again, it skips those that are there and goes on with a training run where it wa
 leave out the others. `show` prints the tables and draws one plot per data set. `swap` asks what the spread of
 Dense-Narrow over the seeds comes from: it is trained with the first layer that one seed draws and the other layers of
 another, on the same batches and pictures. `paths RUN` counts how many of the surviving weights are of any use, and
-`settings` sets Meta-SparseINR beside Dense-Narrow in runs of other settings.
+`settings` prints the rows of runs with other settings, and the settings.
 
 Other settings than the size's are tried in a RUN of their own: `--train outer_rate=1e-4 dense_steps=2000` changes
 fields of `TrainOptions`, `--side` is of the pictures, `--fit-rate` of the fit's Adam, and `--validation 100` takes that
@@ -385,23 +385,18 @@ def paths(runs: Path) -> None:
             print(f"| {folder.parent.name} | {number} | {alive} | {sum(of_use)} | {each} |")
 
 
-SETTINGS = ("hidden", "omega", "outer_rate", "dense_steps", "round_steps")  # that `settings` prints
+SETTINGS = ("omega", "outer_rate", "dense_steps", "round_steps")  # that `settings` prints
 
 
 def settings(runs: Sequence[Path]) -> None:
-    """Print a line of CSV per seed and round of each run, where it has both Meta-SparseINR and Dense-Narrow."""
-    print(*SETTINGS, "data,seed,pictures,percent,narrow,adam,adam_narrow,sgd,sgd_narrow", sep=",")
-    compared = list(product(("adam", "sgd"), ("Meta-SparseINR", "Dense-Narrow")))
+    """Print a line of CSV per score of Meta-SparseINR and Dense-Narrow in some runs, with what they were trained by."""
+    print(*SETTINGS, *(field.name for field in fields(Row)), sep=",")
     for out in runs:
-        rows = {row.key: row for row in read_rows(out / "paper.csv")}
-        for data, seed, number in dict.fromkeys((row.data, row.seed, row.round) for row in rows.values()):
-            keys = [(data, seed, method, number, protocol) for protocol, method in compared]
-            if all(key in rows for key in keys):
-                notes = read_prior(out / "runs" / f"{data}-{seed}" / "dense" / "round-0.safetensors").notes["run"]
-                sparse, narrow = rows[keys[0]], rows[keys[1]]
-                scores = [rows[key].psnr for key in keys]
-                print(*(notes[name] for name in SETTINGS), data, seed, sparse.pictures, sep=",", end=",")
-                print(sparse.percent, narrow.width, *scores, sep=",")
+        for row in read_rows(out / "paper.csv"):
+            folder = {"Meta-SparseINR": "dense", "Dense-Narrow": f"narrow-{row.round}"}.get(row.method)
+            if folder:
+                prior = read_prior(out / "runs" / f"{row.data}-{row.seed}" / folder / "round-0.safetensors")
+                print(*(prior.notes["run"][name] for name in SETTINGS), *asdict(row).values(), sep=",")
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -568,7 +563,7 @@ def main() -> None:
     commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[options])
     third = commands.add_parser("paths", help="weights of the sparse networks that are of any use")
     third.add_argument("run", type=Path, help="RUN of the command run")
-    fourth = commands.add_parser("settings", help="Meta-SparseINR beside Dense-Narrow, of runs with other settings")
+    fourth = commands.add_parser("settings", help="rows of runs with other settings")
     fourth.add_argument("runs", type=Path, nargs="+", help="RUN of the command run")
     second = commands.add_parser("show", help="print tables, draw plots")
     second.add_argument("results", type=Path)

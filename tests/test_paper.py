@@ -224,17 +224,14 @@ def test_weights_of_use_are_counted_per_round(finished: Path, capsys: pytest.Cap
         assert sum(map(int, row[4].split(" + "))) == int(row[3]) <= int(row[2])
 
 
-def test_settings_are_printed_with_what_they_gave(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paper.settings([finished, finished])
-    header, line, again = capsys.readouterr().out.splitlines()
-    scores = {(row.method, row.protocol): row.psnr for row in paper.read_rows(finished / "paper.csv")}
-    assert line == again
-    assert dict(zip(header.split(","), line.split(","), strict=True)) == {
-        **{"hidden": "10", "omega": "20.0", "outer_rate": "0.001", "dense_steps": "3", "round_steps": "2"},
-        **{"data": "glyphs", "seed": "0", "pictures": "3", "percent": "64.0", "narrow": "8"},
-        **{f"{kind}": str(scores["Meta-SparseINR", kind]) for kind in ("adam", "sgd")},
-        **{f"{kind}_narrow": str(scores["Dense-Narrow", kind]) for kind in ("adam", "sgd")},
-    }
+def test_rows_are_printed_with_their_settings(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper.settings([finished])
+    lines = capsys.readouterr().out.splitlines()
+    rows = (finished / "paper.csv").read_text().splitlines()
+    assert lines == [
+        f"omega,outer_rate,dense_steps,round_steps,{rows[0]}",
+        *(f"20.0,0.001,3,2,{row}" for row in rows if "Meta-SparseINR" in row or "Dense-Narrow" in row),
+    ]
 
 
 def test_other_settings_are_tried_on_training_pictures_that_are_set_aside(
