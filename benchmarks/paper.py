@@ -5,12 +5,14 @@
     python benchmarks/paper.py show RUN/paper.csv --published POINTS.csv --out benchmarks
     python benchmarks/paper.py swap imagenette=FOLDER --size small --rounds 13 --validation 100 --out RUN
     python benchmarks/paper.py paths RUN
+    python benchmarks/paper.py settings RUN [RUN ...]
 
 A FOLDER holds the folders train and test. `run` appends a row to RUN/paper.csv as soon as it is measured; started
 again, it skips those that are there and goes on with a training run where it was. `--methods`, `--seeds` and `--rounds`
 leave out the others. `show` prints the tables and draws one plot per data set. `swap` asks what the spread of
 Dense-Narrow over the seeds comes from: it is trained with the first layer that one seed draws and the other layers of
-another, on the same batches and pictures. `paths RUN` counts how many of the surviving weights are of any use.
+another, on the same batches and pictures. `paths RUN` counts how many of the surviving weights are of any use, and
+`settings` prints the rows of runs with other settings, and the settings.
 
 Other settings than the size's are tried in a RUN of their own: `--train outer_rate=1e-4 dense_steps=2000` changes
 fields of `TrainOptions`, `--side` is of the pictures, `--fit-rate` of the fit's Adam, and `--validation 100` takes that
@@ -383,6 +385,20 @@ def paths(runs: Path) -> None:
             print(f"| {folder.parent.name} | {number} | {alive} | {sum(of_use)} | {each} |")
 
 
+SETTINGS = ("omega", "outer_rate", "dense_steps", "round_steps")  # that `settings` prints
+
+
+def settings(runs: Sequence[Path]) -> None:
+    """Print a line of CSV per score of Meta-SparseINR and Dense-Narrow in some runs, with what they were trained by."""
+    print(*SETTINGS, *(field.name for field in fields(Row)), sep=",")
+    for out in runs:
+        for row in read_rows(out / "paper.csv"):
+            folder = {"Meta-SparseINR": "dense", "Dense-Narrow": f"narrow-{row.round}"}.get(row.method)
+            if folder:
+                prior = read_prior(out / "runs" / f"{row.data}-{row.seed}" / folder / "round-0.safetensors")
+                print(*(prior.notes["run"][name] for name in SETTINGS), *asdict(row).values(), sep=",")
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file that `run` wrote."""
     with path.open(encoding="utf-8", newline="") as file:
@@ -531,22 +547,24 @@ def main() -> None:
     """Run the experiments, or show what they gave."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
-    settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument("data", nargs="+", help=f"NAME=FOLDER; names: {', '.join(SIDES)}")
-    settings.add_argument("--size", choices=SIZES, default="small")
-    settings.add_argument("--out", type=Path, required=True)
-    settings.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    settings.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
-    settings.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
-    settings.add_argument("--side", type=int, help="pixels of a picture's side")
-    settings.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
-    settings.add_argument("--fit-rate", type=float, help="of the fit's Adam")
-    settings.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
-    first = commands.add_parser("run", help="train and measure", parents=[settings])
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("data", nargs="+", help=f"NAME=FOLDER; names: {', '.join(SIDES)}")
+    options.add_argument("--size", choices=SIZES, default="small")
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
+    options.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
+    options.add_argument("--side", type=int, help="pixels of a picture's side")
+    options.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
+    options.add_argument("--fit-rate", type=float, help="of the fit's Adam")
+    options.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
+    first = commands.add_parser("run", help="train and measure", parents=[options])
     first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[settings])
+    commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[options])
     third = commands.add_parser("paths", help="weights of the sparse networks that are of any use")
     third.add_argument("run", type=Path, help="RUN of the command run")
+    fourth = commands.add_parser("settings", help="rows of runs with other settings")
+    fourth.add_argument("runs", type=Path, nargs="+", help="RUN of the command run")
     second = commands.add_parser("show", help="print tables, draw plots")
     second.add_argument("results", type=Path)
     second.add_argument("--published", type=Path, help="CSV with the points of the paper's figure")
@@ -557,6 +575,9 @@ def main() -> None:
         return
     if arguments.command == "paths":
         paths(arguments.run / "runs")
+        return
+    if arguments.command == "settings":
+        settings(arguments.runs)
         return
     folders = dict(word.split("=", 1) for word in arguments.data if "=" in word)
     if len(folders) < len(arguments.data) or not folders.keys() <= SIDES.keys():

@@ -12,6 +12,7 @@ seen.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -87,8 +88,8 @@ def main() -> None:
     crop, shorter = SIDES["imagenette"]
     files = open_dataset(arguments.data / "train", SIDE, SIDE, resize=round(shorter * SIDE / crop))
     chosen = np.random.default_rng(7).permutation(len(files.names))[: MEASURED + LEARNT]
-    crops = np.stack([files._cropped(int(index), np.full(2, 0.5)) for index in chosen])
-    pictures = torch.from_numpy(crops).float().flatten(1, 2) / 255 - 0.5  # (408, N, 3)
+    alone = [replace(files, names=(files.names[index],)) for index in chosen]
+    pictures = torch.cat([data.batch(0, 0, 1) for data in alone]).flatten(1, 2) - 0.5  # (408, N, 3)
 
     def trained(name: str, path: str, seed: int) -> Network:
         prior = read_prior(arguments.run / path)

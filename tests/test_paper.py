@@ -224,6 +224,16 @@ def test_weights_of_use_are_counted_per_round(finished: Path, capsys: pytest.Cap
         assert sum(map(int, row[4].split(" + "))) == int(row[3]) <= int(row[2])
 
 
+def test_rows_are_printed_with_their_settings(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper.settings([finished])
+    lines = capsys.readouterr().out.splitlines()
+    rows = (finished / "paper.csv").read_text().splitlines()
+    assert lines == [
+        f"omega,outer_rate,dense_steps,round_steps,{rows[0]}",
+        *(f"20.0,0.001,3,2,{row}" for row in rows if "Meta-SparseINR" in row or "Dense-Narrow" in row),
+    ]
+
+
 def test_other_settings_are_tried_on_training_pictures_that_are_set_aside(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
