@@ -2,6 +2,7 @@ import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
+from inrcodec import rounding
 from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel
 from inrcodec.rate import rate
@@ -34,6 +35,14 @@ def test_the_objective_is_lower_than_of_nearest_integers(height: int, width: int
     assert objective(found, target, q) <= nearest
     if height > 1:
         assert objective(found, target, q) < 0.99 * nearest
+
+
+def test_to_try_again_lowers_the_objective_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields, q = random_fields(37, 46), torch.full((1, 1), 0.2)
+    target = torch.rand(1, 3, 37, 46, generator=torch.Generator().manual_seed(1)) - 0.5
+    twice = objective(optimised_rounding(MODEL, fields, target, q, LAMBDA), target, q)
+    monkeypatch.setattr(rounding, "PASSES", 1)
+    assert twice < objective(optimised_rounding(MODEL, fields, target, q, LAMBDA), target, q)
 
 
 def test_values_go_to_one_of_their_two_integers() -> None:
