@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from inrcodec import synthesis
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
-from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, add_taps, tiles, within_memory
+from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, add_taps, by_tap, powers, tiles, within_memory
 from inrcodec.parallel import in_parallel
 from inrcodec.synthesis import PACKED
 
@@ -59,29 +59,19 @@ class _Sample:
         flat = by_taps.view(27, -1)
         samples = hidden[0].permute(1, 2, 0).flatten(0, 1)  # (n, features), as they lie in memory
         by_out = (flat @ samples).view(3, 3, 3, -1).permute(2, 3, 0, 1)
-        back = torch.ops.aten.threshold_backward(flat.T @ _by_tap(out), samples, 0)
+        back = torch.ops.aten.threshold_backward(flat.T @ by_tap(out), samples, 0)
         by_hidden = back.view(1, *hidden.shape[2:], -1).permute(0, 3, 1, 2)
         _, by_in, by_bias = torch.ops.aten.convolution_backward(
             by_hidden, self.seen, first, [len(first)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
         )
-        return [by_in, by_bias[:, None] * _powers(q), by_out, upstream.sum((1, 2))]
+        return [by_in, by_bias[:, None] * powers(q), by_out, upstream.sum((1, 2))]
 
     def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
-        bias = weights["filter.in_bias"] @ _powers(q)
+        bias = weights["filter.in_bias"] @ powers(q)
         hidden = functional.conv2d(self.seen, weights["filter.in"].contiguous(memory_format=PACKED), bias).relu_()
         start = weights["filter.out_bias"][:, None, None] - self.missing[0]
-        return hidden, add_taps(start, _by_tap(weights["filter.out"]), hidden[0])
-
-
-def _powers(q: Tensor) -> Tensor:
-    """What the constant, linear and quadratic parts of a bias count, (3,), at q (1, 1)."""
-    return torch.cat([torch.ones_like(q), q, q**2])[:, 0]
-
-
-def _by_tap(kernel: Tensor) -> Tensor:
-    """A 3x3 kernel (C, features, 3, 3) as one product for all taps, (9 * C, features)."""
-    return kernel.permute(2, 3, 0, 1).flatten(0, 2)
+        return hidden, add_taps(start, by_tap(weights["filter.out"]), hidden[0])
 
 
 @within_memory

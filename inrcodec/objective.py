@@ -38,9 +38,11 @@ __all__ = [
     "Network",
     "Tile",
     "add_taps",
+    "by_tap",
     "costs",
     "level_cells",
     "objective",
+    "powers",
     "shown",
     "tiles",
     "within_memory",
@@ -279,7 +281,7 @@ class Network:
     def of(cls, model: FieldModel, q: Tensor, dtype: torch.dtype = torch.float32) -> Network:
         """The model's, with matrices, kernels and the biases beside them of a type."""
         weights, omegas = model.weights, model.omegas
-        condition = torch.cat([q, q**2], 1)[0]  # (2,)
+        condition = powers(q)[1:]
         steps = torch.split(gains(weights, q)[0, :, None, None], list(model.channels))
         layers, last = [], f"siren.{len(omegas)}."
         for i, omega in enumerate(omegas):
@@ -288,7 +290,7 @@ class Network:
                 matrix, bias = matrix[:, :-2], bias + matrix[:, -2:] @ condition
             layers.append(((omega * matrix).to(dtype), (omega * bias[:, None]).to(dtype)))
         first, second = (weights[f"filter.{part}"].to(dtype, memory_format=PACKED) for part in ("in", "out"))
-        bias = weights["filter.in_bias"] @ torch.cat([torch.ones_like(condition[:1]), condition])
+        bias = weights["filter.in_bias"] @ powers(q)
         back = second.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED)
         return cls(
             model,
@@ -297,8 +299,8 @@ class Network:
             (weights[last + "weight"].to(dtype), weights[last + "bias"][:, None]),
             weights["skip.weight"],
             (first, bias.to(dtype)),
-            (second.permute(2, 3, 0, 1).flatten(0, 2), weights["filter.out_bias"][:, None, None]),
-            (back, first.permute(2, 3, 1, 0).flatten(0, 2)),
+            (by_tap(second), weights["filter.out_bias"][:, None, None]),
+            (back, by_tap(first.transpose(0, 1))),
         )
 
 
@@ -397,10 +399,20 @@ class Tile:
         return parts
 
 
+def powers(q: Tensor) -> Tensor:
+    """What the constant, linear and quadratic parts of a bias count, (3,), at q (1, 1)."""
+    return torch.cat([torch.ones_like(q), q, q**2])[:, 0]
+
+
+def by_tap(kernel: Tensor) -> Tensor:
+    """A 3x3 kernel (C, features, 3, 3) as one product for all taps, (9 * C, features)."""
+    return kernel.permute(2, 3, 0, 1).flatten(0, 2)
+
+
 def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """Places (y, x) of a 3x3 kernel, and what each makes of planes (features, h, w): (C, h, w), in single precision.
 
-    matrix (9 * C, features), tap by tap. One product and shifted sums are faster than a convolution with few outputs.
+    matrix is `by_tap`'s. One product and shifted sums are faster than a convolution with few outputs.
     """
     samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
     found = (matrix @ samples.T).float().view(9, -1, *planes.shape[1:])
@@ -408,7 +420,7 @@ def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Ten
 
 
 def add_taps(found: Tensor, matrix: Tensor, planes: Tensor) -> Tensor:
-    """What a 3x3 kernel, as `_taps` has it, makes of planes (features, h + 2, w + 2), added to (C, h, w)."""
+    """What a 3x3 kernel, as `by_tap` has it, makes of planes (features, h + 2, w + 2), added to (C, h, w)."""
     rows, columns = found.shape[1:]
     for (y, x), tap in _taps(matrix, planes):
         found += tap[:, y : y + rows, x : x + columns]
@@ -507,12 +519,6 @@ def _bits_and_gradients(
     return torch.stack(bits).sum(), [(level, slice(top, top + height), slice(0, width), inside)]
 
 
-def _phases(planes: Tensor) -> Tensor:
-    """Planes (..., 2 h, 2 w) as their 2x2 phases, (..., 2, 2, h, w)."""
-    height, width = planes.shape[-2:]
-    return planes.view(*planes.shape[:-2], height // 2, 2, width // 2, 2).movedim((-3, -1), (-4, -3))
-
-
 def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequence[Tensor]) -> Iterator[Tensor]:
     """Gradients by fields (B, C, h, w), from level 1 on, given those by the trunks of levels 0, 1, ...
 
@@ -526,7 +532,7 @@ def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequ
         if level < len(trunks):
             above = model.weights[f"rate.{level}.trunk_above"]
             even = functional.pad(back, (0, back.shape[3] % 2, 0, back.shape[2] % 2))
-            by_phases = above.T @ _phases(even).reshape(len(back), len(above), -1)
+            by_phases = above.T @ rate.split(even).reshape(len(back), len(above), -1)
             by_trunks[level].add_(by_phases.view_as(by_trunks[level]))
 
 
@@ -547,10 +553,10 @@ class Cells:
         self.top = rows.start
         around = padded[:, rows.start : rows.start + 2 * self.deep + 2]
         windows = around.unfold(1, 2 * self.deep, 1).unfold(2, 2 * self.wide, 1)  # (C, rows 3, columns 5, ...) of taps
-        taps = torch.cat([_phases(windows[:, y, :count]) for y, count in enumerate(IN_ROW)], 1)
+        taps = torch.cat([rate.split(windows[:, y, :count]) for y, count in enumerate(IN_ROW)], 1)
         context = taps.view(-1, 4 * self.deep * self.wide)  # (C * taps, 4 n)
-        self.values = _phases(windows[:, 2, 2]).reshape(len(padded), -1)
-        bias = part["bias"] @ torch.stack([torch.ones_like(q[0, 0]), q[0, 0], q[0, 0] ** 2])  # (hidden,)
+        self.values = rate.split(windows[:, 2, 2]).reshape(len(padded), -1)
+        bias = part["bias"] @ powers(q)  # (hidden,)
         self.above: Tensor | None = None
         if trunk is None:
             hidden = torch.addmm(bias[:, None], part["causal"], context)
@@ -581,7 +587,7 @@ class Cells:
     def phased(self, plane: Tensor) -> Tensor:
         """A plane of the stripe, (rows, w), as samples (4 n), zero where they are there for evenness only."""
         padded = _padded(plane[None])[0]
-        return _phases(padded[self._moved((0, 0))]).flatten()
+        return rate.split(padded[self._moved((0, 0))]).flatten()
 
     def _moved(self, by: tuple[int, int]) -> tuple[slice, slice]:
         """Where what a tap (y, x) sees lies in padded planes."""

@@ -103,6 +103,12 @@ def joined(phases: Tensor) -> Tensor:
     return phases.movedim((-4, -3), (-3, -1)).flatten(-2).flatten(-3, -2)  # faster than pixel_shuffle
 
 
+def split(planes: Tensor) -> Tensor:
+    """The 2x2 phases (..., 2, 2, h, w) of planes (..., 2 h, 2 w): the inverse of `joined`."""
+    height, width = planes.shape[-2:]
+    return planes.view(*planes.shape[:-2], height // 2, 2, width // 2, 2).movedim((-3, -1), (-4, -3))
+
+
 def laplace_bits(offset: Tensor, log_scale: Tensor) -> Tensor:
     """Bits of the unit interval around `offset` (value - mean) under a Laplace distribution, elementwise.
 
