@@ -17,7 +17,6 @@ biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for eac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -63,15 +62,16 @@ def torch_device(device: Device) -> torch.device:
     return torch.device(available[0] if device is Device.AUTO else device)
 
 
-def soft_round(x: Tensor, temperature: float) -> Tensor:
+def soft_round(x: Tensor, temperature: Tensor) -> Tensor:
     """Rounding that is the identity at high and hard at low temperature (Agustsson & Theis 2020, eq. 10)."""
     middle = x.floor() + 0.5
-    return middle + torch.tanh((x - middle) / temperature) / (2 * math.tanh(0.5 / temperature))
+    return middle + torch.tanh((x - middle) / temperature) / (2 * torch.tanh(0.5 / temperature))
 
 
-def noisy_round(x: Tensor, temperature: float, noise: Tensor) -> Tensor:
+def noisy_round(x: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
     """Soft rounding of a soft-rounded value plus noise, uniform in [0, 1): values learn to stay clear of the halves."""
-    return soft_round(soft_round(x, temperature) + (noise - 0.5) * min(1.0, 2.2 * temperature), temperature)
+    width = (2.2 * temperature).clamp(max=1)
+    return soft_round(soft_round(x, temperature) + (noise - 0.5) * width, temperature)
 
 
 def fit_fields(
@@ -163,7 +163,7 @@ def refine(
     level (1, 1, h, w) or None, is 0, fields stay zero.
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
-    hot, cold = model.weights["fit.temperature"].tolist()
+    hot, cold = model.weights["fit.temperature"]
     squares = [z.new_zeros(len(z)) for z in fields]
     felt = felt or [None] * len(fields)
     dtype = _quick_type(target.device)
@@ -195,7 +195,7 @@ def _quick_type(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
-def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _rounded(values: Tensor, temperature: Tensor, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """A leaf with the values of a level, and what `noisy_round` makes of it, times the mask."""
     with torch.enable_grad():
         leaf = values.detach().requires_grad_()

@@ -35,8 +35,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +48,9 @@ from torch.nn import functional
 from inrcodec import fit, rate
 from inrcodec.analysis import analyse, init_analysis
 from inrcodec.errors import OptionError, PriorError
+from inrcodec.graphs import Recorded
 from inrcodec.image import write_atomically
+from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
@@ -162,8 +165,7 @@ class _State:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Pictures and how good each is to be."""
 
     pictures: Tensor  # (B, 3, H, W)
@@ -184,7 +186,7 @@ class Batch:
 
     def halved(self) -> Batch:
         """Means of 2x2 pixels."""
-        return replace(self, pictures=functional.avg_pool2d(self.pictures, 2))
+        return self._replace(pictures=functional.avg_pool2d(self.pictures, 2))
 
 
 def init_weights(options: FieldOptions) -> Weights:
@@ -214,27 +216,27 @@ def init_weights(options: FieldOptions) -> Weights:
 
 
 def guess_loss(
-    weights: Weights, batch: Batch, temperature: float, options: FieldOptions, generator: torch.Generator
+    weights: Weights, batch: Batch, temperature: Tensor, options: FieldOptions, noises: list[Tensor]
 ) -> Tensor:
     """Loss of the analysis network's fields, summed over the pictures."""
     fields = analyse(weights, batch.pictures, batch.q, options.channels, options.omegas)
-    return weighted_objective(weights, fields, batch, temperature, options, generator)
+    return weighted_objective(weights, fields, batch, temperature, options, noises)
 
 
 def weighted_objective(
     weights: Weights,
     fields: list[Tensor],
     batch: Batch,
-    temperature: float,
+    temperature: Tensor,
     options: FieldOptions,
-    generator: torch.Generator,
+    noises: list[Tensor],
     finer: Tensor | None = None,
 ) -> Tensor:
     """J of noisily rounded fields in bits per pixel, weighted by quality, summed over the pictures.
 
     finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode, for the filter alone.
     """
-    rounded = [_noisily(z, temperature, generator) for z in fields]
+    rounded = _noisily(fields, temperature, noises)
     return weighted_error_and_bits(weights, rounded, batch, options, finer)
 
 
@@ -296,8 +298,9 @@ def train_fields(
         qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
         return Batch.of(pictures, qualities[share])
 
+    learning = _Learning(options)
     for step in range(state.step, options.steps):
-        state = _settled(_stepped(state, options, drawn, number, device))
+        state = _settled(_stepped(state, learning, drawn, number, device))
         state = replace(state, seconds=spent + time.monotonic() - began)
         if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
             count = (step + 1) % options.log_every or options.log_every
@@ -344,7 +347,7 @@ def import_weights(prior: Prior) -> Weights:
 def _begin(options: FieldOptions, start: Prior | None) -> _State:
     weights = import_weights(start) if start else init_weights(options)
     weights.setdefault("fit.step", torch.tensor([[0.12, 0.0015]] * len(options.channels)))
-    weights.setdefault("fit.temperature", torch.tensor([0.4, 0.06]))
+    weights.setdefault("fit.temperature", torch.tensor([0.35, 0.1]))
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,
@@ -371,50 +374,132 @@ def _strides(shape: torch.Size) -> tuple[int, ...]:
     return torch.empty(shape, device="meta").stride()
 
 
+class _Learning:
+    """The gradients of all phases, recorded where the device is a GPU."""
+
+    def __init__(self, options: FieldOptions) -> None:
+        self.options = options
+        self.guess = Recorded(self._guess)
+        self.analysis = Recorded(self._analysis)
+        self.visit = Recorded(self._visit)
+        self.follow = Recorded(self._follow)
+        self.decode = Recorded(self._decode)
+        self.first = Recorded(self._first)
+        self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
+
+    def _guess(
+        self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
+    ) -> tuple[Tensor, Weights]:
+        """Loss of the guess, and its gradients by all weights."""
+        leaves = _leaves(weights)
+        loss = guess_loss(leaves, batch, temperature, self.options, noises)
+        return loss.detach(), _by_name(loss, leaves, _trainable(leaves))
+
+    def _analysis(
+        self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
+    ) -> tuple[Tensor, Weights]:
+        """Loss of the guess, and its gradients by the analysis network alone."""
+        leaves = _leaves(weights)
+        loss = guess_loss(leaves, batch, temperature, self.options, noises)
+        return loss.detach(), _by_name(loss, leaves, _guessing(leaves))
+
+    def _first(self, weights: Weights, batch: Batch) -> list[Tensor]:
+        """The guess."""
+        with torch.no_grad():
+            return analyse(weights, batch.pictures, batch.q, self.options.channels, self.options.omegas)
+
+    def _visit(
+        self,
+        weights: Weights,
+        fields: list[Tensor],
+        batch: Batch,
+        temperature: Tensor,
+        noises: list[Tensor],
+        finer: list[Tensor],
+    ) -> tuple[Tensor, Weights, list[Tensor]]:
+        """Loss, and its gradients by all that decodes and by the fields; finer is empty or one."""
+        leaves, values = _leaves(weights), [z.detach().requires_grad_() for z in fields]
+        loss = weighted_objective(leaves, values, batch, temperature, self.options, noises, *finer)
+        names = _decoding(leaves)
+        both = _gradients(loss, [leaves[name] for name in names] + values)
+        return loss.detach(), dict(zip(names, both, strict=False)), both[len(names) :]
+
+    def _follow(
+        self, weights: Weights, fields: list[Tensor], batch: Batch, temperature: Tensor, noises: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Loss, and its gradients by the fields."""
+        return fast_objective(weights, fields, batch, temperature, self.options, noises)
+
+    def _decode(
+        self, weights: Weights, fields: list[Tensor], batch: Batch, finer: list[Tensor]
+    ) -> tuple[Tensor, Weights]:
+        """Loss of fields as they are, and its gradients by all that decodes."""
+        leaves = _leaves(weights)
+        loss = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
+        return loss.detach(), _by_name(loss, leaves, _decoding(leaves))
+
+    def _costs(self, levels: int, weights: Weights, fields: list[Tensor], batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """`objective.costs` of pictures that each have a quality of their own, in whole."""
+        with torch.no_grad():
+            error = (synthesize(weights, fields, batch.q, self.options.omegas) - batch.pictures).square().sum(1)
+            found = zip(fields, rate.distributions(weights, fields, batch.q, levels), strict=False)
+            bits = [rate.laplace_bits(z - mean, log_scale).sum(1) for z, (mean, log_scale) in found]
+            return error * (255**2 / batch.lam)[:, None, None], bits
+
+
+def _leaves(weights: Weights) -> Weights:
+    names = _trainable(weights)
+    return {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
+
+
 def _trainable(weights: Weights) -> list[str]:
     return [name for name in sorted(weights) if not name.startswith("fit.")]
 
 
+def _guessing(weights: Weights) -> list[str]:
+    return [name for name in _trainable(weights) if name.startswith("analysis.")]
+
+
+def _decoding(weights: Weights) -> list[str]:
+    return [name for name in _trainable(weights) if not name.startswith("analysis.")]
+
+
 def _stepped(
-    state: _State, options: FieldOptions, drawn: Callable[[int], Batch], number: int, device: torch.device
+    state: _State, learning: _Learning, drawn: Callable[[int], Batch], number: int, device: torch.device
 ) -> _State:
     """The state after one step."""
-    step = state.step
+    step, options, weights, pool = state.step, learning.options, state.weights, state.pool
     generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 1024 + number)
-    names, paces = _trainable(state.weights), dict[str, float]()
-    guessing = [name for name in names if name.startswith("analysis.")]
-    decoding = [name for name in names if not name.startswith("analysis.")]
-    weights = {k: v.detach().requires_grad_(k in names) for k, v in state.weights.items()}
-    pool = state.pool
+    paces = dict[str, float]()
     index, done = options.phase(step)
     phase = PHASES[index]
     gradients: Weights
     if phase == "guess":
         part = step / options.guess_steps
-        loss = guess_loss(weights, drawn(step), HOT + (COLD - HOT) * part, options, generator)
-        learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
-        gradients = _by_name(loss, weights, names)
+        batch, temperature = drawn(step), torch.full((), HOT + (COLD - HOT) * part, device=device)
+        loss, gradients = learning.guess(weights, batch, temperature, _noises(batch, options, generator))
+        pace = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
     elif phase == "analysis":
-        loss = guess_loss(weights, drawn(step), COLD, options, generator)
-        learning = options.analysis_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
-        gradients = _by_name(loss, weights, guessing)
+        batch, temperature = drawn(step), torch.full((), COLD, device=device)
+        loss, gradients = learning.analysis(weights, batch, temperature, _noises(batch, options, generator))
+        pace = options.analysis_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
     elif phase == "schedule":
-        loss, gradients = _evolved(weights, drawn(step), options, step, number)
-        learning = options.schedule_rate * _cosine(done / options.schedule_steps)
+        loss, gradients = _evolved(weights, drawn(step), learning, step, number)
+        pace = options.schedule_rate * _cosine(done / options.schedule_steps)
     elif phase == "coarse":
         key = f"coarse {done % options.coarse_batches}"
         if done < options.coarse_batches:
             batch = drawn(step)
-            with torch.no_grad():
-                fields = analyse(weights, batch.pictures, batch.q, options.channels, options.omegas)[COARSE:]
+            fields = learning.first(weights, batch)[COARSE:]
             pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
             pool[f"{key}/conditioning"] = batch.q
         fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels) - COARSE)]
-        loss = rate.coarse_rate(weights, fields, pool[f"{key}/conditioning"], COARSE).sum() / fields[0][0, 0].numel()
-        learning = options.coarse_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
+        leaves = _leaves(weights)
+        loss = rate.coarse_rate(leaves, fields, pool[f"{key}/conditioning"], COARSE).sum() / fields[0][0, 0].numel()
+        pace = options.coarse_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
-        names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
-        gradients = _by_name(loss, weights, names)
+        names = [name for name in _decoding(weights) if name.startswith(kinds) and ".trunk" not in name]
+        gradients = _by_name(loss, leaves, names)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
         done %= length
@@ -422,93 +507,74 @@ def _stepped(
         batch, finer = _halved(drawn(step - done + number_of_batch), number_of_batch)
         if done < options.decoder_batches:
             pool = pool if done else {}
-            fields = _rounded(weights, _fitted(weights, batch, options, generator), batch, options)
+            fields = _fitted(weights, batch, learning, generator)
+            fields = by_trial(fields, lambda tried, levels: learning.costs[levels](weights, tried, batch))
             pool = dict(pool) | {f"decoder {number_of_batch}/fields/{i}": z for i, z in enumerate(fields)}
         fields = [pool[f"decoder {number_of_batch}/fields/{i}"] for i in range(len(options.channels))]
-        loss = weighted_error_and_bits(weights, fields, batch, options, finer)
-        learning = options.decoder_rate * min(1.0, (done + 1) / 50) * _cosine(done / length)
-        paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in decoding}
-        gradients = _by_name(loss, weights, decoding)
+        loss, gradients = learning.decode(weights, fields, batch, finer)
+        pace = options.decoder_rate * min(1.0, (done + 1) / 50) * _cosine(done / length)
+        paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in gradients}
     else:
         slot, turn = done % options.slots, done // options.slots
         age = (turn + slot * options.fit_length // options.slots) % options.fit_length
         key, born = f"{slot}", step - options.slots * min(age, turn)
         batch, finer = _halved(drawn(born), slot)
-        learning = options.fit_rate * min(1.0, (done + 1) / 100) * _cosine(done / options.fit_steps)
-        hot, cold = weights["fit.temperature"].tolist()
+        noises = _noises(batch, options, generator)
+        pace = options.fit_rate * min(1.0, (done + 1) / 100) * _cosine(done / options.fit_steps)
+        hot, cold = weights["fit.temperature"]
         if born == step:  # a new batch: its guess
-            loss = guess_loss(weights, batch, COLD, options, generator)
-            gradients = _by_name(loss, weights, guessing)
-            with torch.no_grad():
-                fields = analyse(weights, batch.pictures, batch.q, options.channels, options.omegas)
-            pool = dict(pool) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
+            loss, gradients = learning.analysis(weights, batch, torch.full((), COLD, device=device), noises)
+            fields = learning.first(weights, batch)
+            pool = dict(pool) | {f"{key}/fields/{i}": z.clone() for i, z in enumerate(fields)}
             pool |= {f"{key}/squares/{i}": torch.zeros(len(z), device=device) for i, z in enumerate(fields)}
         else:
             part = age / max(1, options.fit_length - 1)
             temperature = hot + (cold - hot) * part
-            names = decoding if part >= LEARNT_FROM else []
-            fields = [pool[f"{key}/fields/{i}"].detach().requires_grad_() for i in range(len(options.channels))]
-            if names:
-                loss = weighted_objective(weights, fields, batch, temperature, options, generator, finer)
-                both = _gradients(loss, [weights[name] for name in names] + fields)
-                gradients, by_fields = dict(zip(names, both, strict=False)), both[len(names) :]
+            fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
+            if part >= LEARNT_FROM:
+                loss, gradients, slopes = learning.visit(weights, fields, batch, temperature, noises, finer)
             else:
                 gradients = {}
-                loss, by_fields = fast_objective(weights, fields, batch, temperature, options, generator)
+                loss, slopes = learning.follow(weights, fields, batch, temperature, noises)
             count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
             squares = [pool[f"{key}/squares/{i}"] for i in range(len(fields))]
-            moved = _descended(weights, fields, by_fields, squares, part, count, _least(batch))
+            moved = _descended(weights, fields, slopes, squares, part, count, _least(batch))
             for kind, tensors in zip(("fields", "squares"), moved, strict=True):
                 pool = dict(pool) | {f"{key}/{kind}/{i}": tensor for i, tensor in enumerate(tensors)}
     summed = sum_over_processes({"loss": loss.detach()} | gradients)
     state = replace(state, step=step + 1, pool=pool, loss=state.loss + summed.pop("loss") / options.batch)
-    return _learnt(state, summed, options.batch, learning, paces) if summed else state
+    return _learnt(state, summed, options.batch, pace, paces) if summed else state
 
 
-def _evolved(weights: Weights, batch: Batch, options: FieldOptions, step: int, number: int) -> tuple[Tensor, Weights]:
+def _evolved(weights: Weights, batch: Batch, learning: _Learning, step: int, number: int) -> tuple[Tensor, Weights]:
     """Log J summed over the pictures, mean of two fits, and an estimate of its gradient by the logs of the schedule."""
-    shared = torch.Generator().manual_seed(options.seed * 1_000_003 + step)  # by all processes
+    shared = torch.Generator().manual_seed(learning.options.seed * 1_000_003 + step)  # by all processes
     device = batch.pictures.device
     away = {name: SPREAD * torch.randn(weights[name].shape, generator=shared).to(device) for name in SCHEDULE}
     losses = []
     for sign in (1, -1):
         beside = weights | {name: weights[name] * torch.exp(sign * factor) for name, factor in away.items()}
         generator = torch.Generator(device).manual_seed(step * 1024 + number)
-        fields = [z.round() for z in _fitted(beside, batch, options, generator)]
-        costs = [cost for cost, _ in _objectives(beside, fields, batch, options)]
+        fields = [z.round() for z in _fitted(beside, batch, learning, generator)]
+        costs = [cost for cost, _ in _objectives(beside, fields, batch, learning.options)]
         losses.append(torch.stack(costs).log().sum())
     slope = (losses[0] - losses[1]) / (2 * SPREAD**2)
     return torch.stack(losses).mean(), {name: slope * factor for name, factor in away.items()}
 
 
-def _fitted(weights: Weights, batch: Batch, options: FieldOptions, generator: torch.Generator) -> list[Tensor]:
+def _fitted(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> list[Tensor]:
     """Fields after a whole fit of `fit_length` steps."""
-    fixed = {k: v.detach() for k, v in weights.items()}
-    with torch.no_grad():
-        fields = analyse(fixed, batch.pictures, batch.q, options.channels, options.omegas)
+    options = learning.options
+    fields = learning.first(weights, batch)
     squares = [z.new_zeros(len(z)) for z in fields]
-    hot, cold = fixed["fit.temperature"].tolist()
+    hot, cold = weights["fit.temperature"]
     least = _least(batch)
     for step in range(options.fit_length):
         part = step / max(1, options.fit_length - 1)
-        leaves = [z.detach().requires_grad_() for z in fields]
-        temperature = hot + (cold - hot) * part
-        _, gradients = fast_objective(fixed, leaves, batch, temperature, options, generator)
-        fields, squares = _descended(fixed, leaves, gradients, squares, part, step + 1, least)
+        noises = _noises(batch, options, generator)
+        _, slopes = learning.follow(weights, fields, batch, hot + (cold - hot) * part, noises)
+        fields, squares = _descended(weights, fields, slopes, squares, part, step + 1, least)
     return fields
-
-
-@torch.no_grad()
-def _rounded(weights: Weights, fields: list[Tensor], batch: Batch, options: FieldOptions) -> list[Tensor]:
-    """Fields rounded by trial, all pictures at once."""
-
-    def costs(tried: list[Tensor], levels: int) -> tuple[Tensor, list[Tensor]]:
-        error = (synthesize(weights, tried, batch.q, options.omegas) - batch.pictures).square().sum(1)
-        found = zip(tried, rate.distributions(weights, tried, batch.q, levels), strict=False)
-        bits = [rate.laplace_bits(z - mean, log_scale).sum(1) for z, (mean, log_scale) in found]
-        return error * (255**2 / batch.lam)[:, None, None], bits
-
-    return by_trial(fields, costs)
 
 
 def _descended(
@@ -531,17 +597,18 @@ def fast_objective(
     weights: Weights,
     fields: list[Tensor],
     batch: Batch,
-    temperature: float,
+    temperature: Tensor,
     options: FieldOptions,
-    generator: torch.Generator,
+    noises: list[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
     """`weighted_objective` and its gradients by the fields, without any by the weights."""
-    rounded = [_noisily(z, temperature, generator) for z in fields]
+    fields = [z.detach().requires_grad_() for z in fields]
+    rounded = _noisily(fields, temperature, noises)
     if batch.pictures.device.type != "cpu":  # which is fastest with one large graph
         fixed = {k: v.detach() for k, v in weights.items()}
         loss = weighted_error_and_bits(fixed, rounded, batch, options)
         return loss.detach(), list(torch.autograd.grad(loss, fields))
-    total = loss = batch.pictures.new_zeros(())
+    total = batch.pictures.new_zeros(())
     by_rounded = [torch.empty_like(z) for z in rounded]
     for at, (found, gradients) in enumerate(_objectives(weights, rounded, batch, options)):
         total = total + batch.weight[at] * found
@@ -565,13 +632,20 @@ def _least(batch: Batch) -> Tensor:
     return fit.least_gradient(batch.q) * batch.weight
 
 
-def _noisily(z: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    return fit.noisy_round(z, temperature, torch.rand(z.shape, generator=generator, device=z.device))
+def _noises(batch: Batch, options: FieldOptions, generator: torch.Generator) -> list[Tensor]:
+    """Uniform in [0, 1), shaped like the fields."""
+    count, _, height, width = batch.pictures.shape
+    shapes = field_shapes(height, width, options.channels)
+    return [torch.rand(count, *shape, generator=generator, device=batch.pictures.device) for shape in shapes]
 
 
-def _halved(batch: Batch, number: int) -> tuple[Batch, Tensor | None]:
+def _noisily(fields: list[Tensor], temperature: Tensor, noises: list[Tensor]) -> list[Tensor]:
+    return [fit.noisy_round(z, temperature, noise) for z, noise in zip(fields, noises, strict=True)]
+
+
+def _halved(batch: Batch, number: int) -> tuple[Batch, list[Tensor]]:
     """Every fourth batch as means of 2x2 pixels, and its pictures as they were."""
-    return (batch.halved(), batch.pictures) if number % 4 == 3 else (batch, None)
+    return (batch.halved(), [batch.pictures]) if number % 4 == 3 else (batch, [])
 
 
 def _by_name(loss: Tensor, weights: Weights, names: list[str]) -> Weights:
@@ -596,13 +670,11 @@ def _learnt(state: _State, gradients: Weights, count: int, learning: float, pace
     Gradients are sums of `count`; their mean is clipped.
     """
     names = list(gradients)
-    slopes = [_in_order(g) / count for g in gradients.values()]
-    clipped = (CLIP / (torch.nn.utils.get_total_norm(slopes) + 1e-9)).clamp_max(1)
-    slopes = list(torch._foreach_mul(slopes, clipped))
+    means = torch._foreach_div([_in_order(g) for g in gradients.values()], count)
+    clipped = (CLIP / (torch.nn.utils.get_total_norm(means) + 1e-9)).clamp_max(1)
+    slopes = torch._foreach_mul(means, clipped)
     if "field.kernel" in gradients:
-        slopes[names.index("field.kernel")][0, 0] = (
-            0  # level 0 interpolates: at pixel centres it is the values themselves
-        )
+        slopes[names.index("field.kernel")][0, 0] = 0  # level 0 interpolates: its values are those at pixel centres
     first = torch._foreach_lerp([state.first[name] for name in names], slopes, 0.1)
     second = torch._foreach_lerp([state.second[name] for name in names], torch._foreach_mul(slopes, slopes), 0.01)
     scale = learning * math.sqrt(1 - 0.99**state.step) / (1 - 0.9**state.step)
