@@ -32,6 +32,7 @@ from inrcodec.analysis import analyse
 from inrcodec.deltas import Deltas, changed_filter, changed_rate
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
+from inrcodec.graphs import Recorded
 from inrcodec.grid import pixel_grid
 from inrcodec.guess import unrounded_guess
 from inrcodec.lattice import seen_cells
@@ -169,21 +170,36 @@ def refine(
     dtype = _quick_type(target.device)
     moving = torch.stack([sizes.new_ones(()) if mask is None else mask.mean() for mask in felt]).sqrt()
     sizes, least = sizes * moving[:, None], least_gradient(q) * moving  # as if the gradient's RMS were of what moves
-    for step in range(steps):
-        if adapted and step == steps * 2 // 3:
-            model = adapted(fields)
-        part = step / max(1, steps - 1)
-        temperature = hot + (cold - hot) * part
-        noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
-        now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
+
+    def by_model(
+        model: FieldModel,
+        fields: list[Tensor],
+        squares: list[Tensor],
+        noises: list[Tensor],
+        temperature: Tensor,
+        now: Tensor,
+        count: Tensor,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Fields and mean squares after step `count`."""
         levels = zip(fields, noises, felt, strict=True)
         pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
         gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded, dtype)[1]
         found = in_parallel(
-            partial(_moved, pairs[i], gradient, squares[i], now[i], step + 1, least[i])
+            partial(_moved, pairs[i], gradient, squares[i], now[i], count, least[i])
             for i, gradient in enumerate(gradients)
         )
-        fields, squares = (list(parts) for parts in zip(*found, strict=True))
+        moved = list(found)
+        return [z for z, _ in moved], [square for _, square in moved]
+
+    moved = Recorded(partial(by_model, model))
+    for step in range(steps):
+        if adapted and step == steps * 2 // 3:
+            moved = Recorded(partial(by_model, adapted(fields)))
+        part = step / max(1, steps - 1)
+        temperature = hot + (cold - hot) * part
+        noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
+        now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
+        fields, squares = moved(fields, squares, noises, temperature, now, torch.full_like(hot, step + 1))
         if progress:
             progress(step + 1, steps)
     return fields
@@ -204,7 +220,7 @@ def _rounded(values: Tensor, temperature: Tensor, noise: Tensor, mask: Tensor | 
 
 
 def _moved(
-    pair: tuple[Tensor, Tensor], upstream: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
+    pair: tuple[Tensor, Tensor], upstream: Tensor, square: Tensor, size: Tensor, count: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What `descend` says of a pair of `_rounded`, given the gradient by its second."""
     (gradient,) = torch.autograd.grad(pair[1], pair[0], upstream)
@@ -217,7 +233,7 @@ def least_gradient(q: Tensor) -> Tensor:
 
 
 def descend(
-    values: Tensor, gradient: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
+    values: Tensor, gradient: Tensor, square: Tensor, size: Tensor, count: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Fields of a level (B, C, h, w) and the gradient's mean square (B,) after step `count` = 1, 2, ...
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inrcodec.graphs import Recorded
 from inrcodec.objective import Coded, FieldModel, costs
 
 __all__ = ["by_trial", "optimised_rounding"]
@@ -46,7 +47,12 @@ def optimised_rounding(
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
-    return by_trial(fields, lambda tried, levels: costs(model, tried, target, q, lam, levels, weight, coded))
+
+    def of_levels(levels: int) -> Recorded[tuple[Tensor, list[Tensor]]]:
+        return Recorded(lambda tried: costs(model, tried, target, q, lam, levels, weight, coded))
+
+    by_levels = [of_levels(levels) for levels in range(max(LEVELS) + 2)]
+    return by_trial(fields, lambda tried, levels: by_levels[levels](tried))
 
 
 @torch.no_grad()

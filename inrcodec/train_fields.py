@@ -536,7 +536,7 @@ def _stepped(
             else:
                 gradients = {}
                 loss, slopes = learning.follow(weights, fields, batch, temperature, noises)
-            count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
+            count = torch.full_like(hot, min(age, turn))  # steps this batch has had, its guess not counted: 1, 2, ...
             squares = [pool[f"{key}/squares/{i}"] for i in range(len(fields))]
             moved = _descended(weights, fields, slopes, squares, part, count, _least(batch))
             for kind, tensors in zip(("fields", "squares"), moved, strict=True):
@@ -573,7 +573,7 @@ def _fitted(weights: Weights, batch: Batch, learning: _Learning, generator: torc
         part = step / max(1, options.fit_length - 1)
         noises = _noises(batch, options, generator)
         _, slopes = learning.follow(weights, fields, batch, hot + (cold - hot) * part, noises)
-        fields, squares = _descended(weights, fields, slopes, squares, part, step + 1, least)
+        fields, squares = _descended(weights, fields, slopes, squares, part, torch.full_like(hot, step + 1), least)
     return fields
 
 
@@ -583,7 +583,7 @@ def _descended(
     gradients: list[Tensor],
     squares: list[Tensor],
     part: float,
-    count: int,
+    count: Tensor,
     least: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Fields and mean squares of all levels after step `count`, `part` of the way through a fit."""
