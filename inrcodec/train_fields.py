@@ -24,8 +24,9 @@ with the schedule multiplied and divided by the same random factors, and the sch
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
-qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
-after a kill as if nothing had happened. Under `torchrun` each process has its share of every batch.
+qualities count about equally, and weights learn from its square root, so that smooth pictures count, too (`emphasis`).
+All that is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under
+`torchrun` each process has its share of every batch.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ NETWORK_PACE = 0.3  # likewise, of all others
 SCHEDULE = ("fit.step", "fit.temperature")
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
+LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
 
 Weights = dict[str, Tensor]
@@ -218,7 +220,7 @@ def init_weights(options: FieldOptions) -> Weights:
 def guess_loss(
     weights: Weights, batch: Batch, temperature: Tensor, options: FieldOptions, noises: list[Tensor]
 ) -> Tensor:
-    """Loss of the analysis network's fields, summed over the pictures."""
+    """`weighted_objective` of the analysis network's fields."""
     fields = analyse(weights, batch.pictures, batch.q, options.channels, options.omegas)
     return weighted_objective(weights, fields, batch, temperature, options, noises)
 
@@ -232,7 +234,7 @@ def weighted_objective(
     noises: list[Tensor],
     finer: Tensor | None = None,
 ) -> Tensor:
-    """J of noisily rounded fields in bits per pixel, weighted by quality, summed over the pictures.
+    """J of noisily rounded fields in bits per pixel, weighted by quality, (B,).
 
     finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode, for the filter alone.
     """
@@ -243,15 +245,22 @@ def weighted_objective(
 def weighted_error_and_bits(
     weights: Weights, fields: list[Tensor], batch: Batch, options: FieldOptions, finer: Tensor | None = None
 ) -> Tensor:
-    """J of fields as they are, and the error of the x2 decode, weighted and summed as `weighted_objective` says."""
+    """J of fields as they are, and the error of the x2 decode, weighted as `weighted_objective` says, (B,)."""
     squared = (synthesize(weights, fields, batch.q, options.omegas) - batch.pictures).square().sum((1, 2, 3))
-    bits = rate.rate(weights, fields, batch.q).sum(1)
-    loss = ((squared * 255**2 / batch.lam + bits) * batch.weight).sum()
+    losses = (squared * 255**2 / batch.lam + rate.rate(weights, fields, batch.q).sum(1)) * batch.weight
     if finer is not None:
         alone = {k: v if k.startswith("detail.") else v.detach() for k, v in weights.items()}
         between = synthesize_finer(alone, [z.detach() for z in fields], batch.q, options.omegas) - finer
-        loss = loss + between.square().sum() * 255**2 / (TYPICAL_LAMBDA * between[0, 0].numel())
-    return loss
+        losses = losses + between.square().sum((1, 2, 3)) * 255**2 / (TYPICAL_LAMBDA * between[0, 0].numel())
+    return losses
+
+
+def emphasis(losses: Tensor) -> Tensor:
+    """By which pictures' losses (B,) are multiplied: smooth ones, where there is little to lose, count, too.
+
+    The gradient is that of twice the square root.
+    """
+    return losses.detach().clamp_min(LEAST_LOSS).rsqrt()
 
 
 def train_fields(
@@ -392,16 +401,16 @@ class _Learning:
     ) -> tuple[Tensor, Weights]:
         """Loss of the guess, and its gradients by all weights."""
         leaves = _leaves(weights)
-        loss = guess_loss(leaves, batch, temperature, self.options, noises)
-        return loss.detach(), _by_name(loss, leaves, _trainable(leaves))
+        losses = guess_loss(leaves, batch, temperature, self.options, noises)
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _trainable(leaves))
 
     def _analysis(
         self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
     ) -> tuple[Tensor, Weights]:
         """Loss of the guess, and its gradients by the analysis network alone."""
         leaves = _leaves(weights)
-        loss = guess_loss(leaves, batch, temperature, self.options, noises)
-        return loss.detach(), _by_name(loss, leaves, _guessing(leaves))
+        losses = guess_loss(leaves, batch, temperature, self.options, noises)
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _guessing(leaves))
 
     def _first(self, weights: Weights, batch: Batch) -> list[Tensor]:
         """The guess."""
@@ -419,10 +428,11 @@ class _Learning:
     ) -> tuple[Tensor, Weights, list[Tensor]]:
         """Loss, and its gradients by all that decodes and by the fields; finer is empty or one."""
         leaves, values = _leaves(weights), [z.detach().requires_grad_() for z in fields]
-        loss = weighted_objective(leaves, values, batch, temperature, self.options, noises, *finer)
-        names = _decoding(leaves)
-        both = _gradients(loss, [leaves[name] for name in names] + values)
-        return loss.detach(), dict(zip(names, both, strict=False)), both[len(names) :]
+        losses = weighted_objective(leaves, values, batch, temperature, self.options, noises, *finer)
+        names, factors = _decoding(leaves), emphasis(losses)
+        both = _gradients((losses * factors).sum(), [leaves[name] for name in names] + values)
+        slopes = [slope / factors[:, None, None, None] for slope in both[len(names) :]]
+        return losses.detach().sum(), dict(zip(names, both, strict=False)), slopes
 
     def _follow(
         self, weights: Weights, fields: list[Tensor], batch: Batch, temperature: Tensor, noises: list[Tensor]
@@ -435,8 +445,8 @@ class _Learning:
     ) -> tuple[Tensor, Weights]:
         """Loss of fields as they are, and its gradients by all that decodes."""
         leaves = _leaves(weights)
-        loss = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
-        return loss.detach(), _by_name(loss, leaves, _decoding(leaves))
+        losses = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _decoding(leaves))
 
     def _costs(self, levels: int, weights: Weights, fields: list[Tensor], batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """`objective.costs` of pictures that each have a quality of their own, in whole."""
@@ -601,12 +611,12 @@ def fast_objective(
     options: FieldOptions,
     noises: list[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """`weighted_objective` and its gradients by the fields, without any by the weights."""
+    """The sum of `weighted_objective` and its gradients by the fields, without any by the weights."""
     fields = [z.detach().requires_grad_() for z in fields]
     rounded = _noisily(fields, temperature, noises)
     if batch.pictures.device.type != "cpu":  # which is fastest with one large graph
         fixed = {k: v.detach() for k, v in weights.items()}
-        loss = weighted_error_and_bits(fixed, rounded, batch, options)
+        loss = weighted_error_and_bits(fixed, rounded, batch, options).sum()
         return loss.detach(), list(torch.autograd.grad(loss, fields))
     total = batch.pictures.new_zeros(())
     by_rounded = [torch.empty_like(z) for z in rounded]
