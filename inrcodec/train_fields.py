@@ -23,8 +23,9 @@ with the schedule multiplied and divided by the same random factors, and the sch
 
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 
-Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
-qualities count about equally, and weights learn from its square root, so that smooth pictures count, too (`emphasis`).
+Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with a power of lambda, which makes
+low qualities count a little more, and weights learn from its square root, so that smooth pictures count, too
+(`emphasis`).
 All that is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under
 `torchrun` each process has its share of every batch.
 """
@@ -33,8 +34,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -75,6 +78,7 @@ SCHEDULE = ("fit.step", "fit.temperature")
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
+BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
 
 Weights = dict[str, Tensor]
@@ -107,6 +111,7 @@ class FieldOptions:
     analysis_steps: int = 0  # of phase 6
     analysis_rate: float = 5e-4  # of Adam in phase 6; falls along a cosine
     fit_length: int = 40  # steps that a batch is fitted in phases 2, 3 and 5
+    schedule: tuple[float, float, float, float] | None = None  # first and last step of fits, temperatures; None: as is
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
     fit_rate: float = 2e-4  # of Adam in phase 2; falls along a cosine
@@ -184,7 +189,7 @@ class Batch(NamedTuple):
     @property
     def weight(self) -> Tensor:
         """Of J in bits, in the loss: (B,)."""
-        return (self.lam / TYPICAL_LAMBDA).sqrt() / (self.pictures.shape[2] * self.pictures.shape[3])
+        return (self.lam / TYPICAL_LAMBDA) ** BALANCE / (self.pictures.shape[2] * self.pictures.shape[3])
 
     def halved(self) -> Batch:
         """Means of 2x2 pixels."""
@@ -309,7 +314,8 @@ def train_fields(
 
     learning = _Learning(options)
     for step in range(state.step, options.steps):
-        state = _settled(_stepped(state, learning, drawn, number, device))
+        with _repeatable(device):
+            state = _settled(_stepped(state, learning, drawn, number, device))
         state = replace(state, seconds=spent + time.monotonic() - began)
         if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
             count = (step + 1) % options.log_every or options.log_every
@@ -338,6 +344,21 @@ def train_fields(
     return export(folder / "prior.safetensors", name, state.weights, options, record)
 
 
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Inside, a GPU adds in the same order each time. A CPU always does."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS does not
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def export(
     path: Path, name: str, weights: Mapping[str, Tensor], options: FieldOptions, notes: Mapping[str, object]
 ) -> Prior:
@@ -355,8 +376,10 @@ def import_weights(prior: Prior) -> Weights:
 
 def _begin(options: FieldOptions, start: Prior | None) -> _State:
     weights = import_weights(start) if start else init_weights(options)
-    weights.setdefault("fit.step", torch.tensor([[0.12, 0.0015]] * len(options.channels)))
-    weights.setdefault("fit.temperature", torch.tensor([0.35, 0.1]))
+    if options.schedule or "fit.step" not in weights:
+        first, last, hot, cold = options.schedule or (0.04, 0.0015, 0.22, 0.1)
+        weights |= {"fit.step": torch.tensor([[first, last]] * len(options.channels))}
+        weights |= {"fit.temperature": torch.tensor([hot, cold])}
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,

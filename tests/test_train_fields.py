@@ -127,6 +127,15 @@ def test_a_schedule_that_is_far_from_right_is_learnt(tmp_path: Path) -> None:
     assert changed == {"fit.step", "fit.temperature"}
 
 
+def test_a_schedule_can_be_given(tmp_path: Path) -> None:
+    options = replace(OPTIONS, guess_steps=1, fit_steps=0, decoder_steps=0, coarse_steps=0, schedule_steps=0)
+    first = train_fields(options, Noise(), tmp_path / "first")
+    second = train_fields(replace(options, schedule=(0.1, 0.01, 0.4, 0.2)), Noise(), tmp_path / "second", start=first)
+    assert second is not None
+    assert np.allclose(second.tensors["fit.step"], [[0.1, 0.01]] * 5)
+    assert np.allclose(second.tensors["fit.temperature"], [0.4, 0.2])
+
+
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:
     prior = train_fields(OPTIONS, Noise(), tmp_path)
     assert prior is not None and prior.tensors["field.kernel"][0, 0] == 0

@@ -108,10 +108,16 @@ def train_fields(
     schedule_steps: Annotated[
         int, typer.Option(help="Steps that train the fit's step sizes and temperatures, after all others.")
     ] = 0,
+    analysis_steps: Annotated[int, typer.Option(help="Steps that train the first guess alone, at the very last.")] = 0,
+    schedule: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(help="First and last step size of the fit, first and last temperature.", metavar="A B C D"),
+    ] = None,
     fit_length: Annotated[int, typer.Option(help="Steps that a batch is fitted.")] = 40,
     slots: Annotated[int, typer.Option(help="Batches that are fitted in turn.")] = 8,
     guess_rate: Annotated[float, typer.Option(help="Learning rate of the guess steps.")] = 4e-3,
     fit_rate: Annotated[float, typer.Option(help="Learning rate of the fit steps.")] = 2e-4,
+    decoder_rate: Annotated[float, typer.Option(help="Learning rate of the decoder steps.")] = 3e-4,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
     device: DeviceOption = Device.AUTO,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: all.")] = 0,
@@ -134,8 +140,9 @@ def train_fields(
     options = FieldOptions(
         batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, decoder_steps=decoder_steps,
         decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
-        schedule_steps=schedule_steps, fit_length=fit_length, slots=slots, guess_rate=guess_rate, fit_rate=fit_rate,
-        seed=seed, device=device, threads=threads,
+        schedule_steps=schedule_steps, analysis_steps=analysis_steps, fit_length=fit_length, schedule=schedule,
+        slots=slots, guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate, seed=seed, device=device,
+        threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")
