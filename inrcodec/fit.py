@@ -17,7 +17,6 @@ biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for eac
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,6 +32,7 @@ from inrcodec.analysis import analyse
 from inrcodec.deltas import Deltas, changed_filter, changed_rate
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
+from inrcodec.graphs import Recorded
 from inrcodec.grid import pixel_grid
 from inrcodec.guess import unrounded_guess
 from inrcodec.lattice import seen_cells
@@ -63,15 +63,16 @@ def torch_device(device: Device) -> torch.device:
     return torch.device(available[0] if device is Device.AUTO else device)
 
 
-def soft_round(x: Tensor, temperature: float) -> Tensor:
+def soft_round(x: Tensor, temperature: Tensor) -> Tensor:
     """Rounding that is the identity at high and hard at low temperature (Agustsson & Theis 2020, eq. 10)."""
     middle = x.floor() + 0.5
-    return middle + torch.tanh((x - middle) / temperature) / (2 * math.tanh(0.5 / temperature))
+    return middle + torch.tanh((x - middle) / temperature) / (2 * torch.tanh(0.5 / temperature))
 
 
-def noisy_round(x: Tensor, temperature: float, noise: Tensor) -> Tensor:
+def noisy_round(x: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
     """Soft rounding of a soft-rounded value plus noise, uniform in [0, 1): values learn to stay clear of the halves."""
-    return soft_round(soft_round(x, temperature) + (noise - 0.5) * min(1.0, 2.2 * temperature), temperature)
+    width = (2.2 * temperature).clamp(max=1)
+    return soft_round(soft_round(x, temperature) + (noise - 0.5) * width, temperature)
 
 
 def fit_fields(
@@ -163,27 +164,42 @@ def refine(
     level (1, 1, h, w) or None, is 0, fields stay zero.
     """
     sizes = model.weights["fit.step"]  # (levels, 2): first and last step
-    hot, cold = model.weights["fit.temperature"].tolist()
+    hot, cold = model.weights["fit.temperature"]
     squares = [z.new_zeros(len(z)) for z in fields]
     felt = felt or [None] * len(fields)
     dtype = _quick_type(target.device)
     moving = torch.stack([sizes.new_ones(()) if mask is None else mask.mean() for mask in felt]).sqrt()
     sizes, least = sizes * moving[:, None], least_gradient(q) * moving  # as if the gradient's RMS were of what moves
-    for step in range(steps):
-        if adapted and step == steps * 2 // 3:
-            model = adapted(fields)
-        part = step / max(1, steps - 1)
-        temperature = hot + (cold - hot) * part
-        noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
-        now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
+
+    def by_model(
+        model: FieldModel,
+        fields: list[Tensor],
+        squares: list[Tensor],
+        noises: list[Tensor],
+        temperature: Tensor,
+        now: Tensor,
+        count: Tensor,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Fields and mean squares after step `count`."""
         levels = zip(fields, noises, felt, strict=True)
         pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
         gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded, dtype)[1]
         found = in_parallel(
-            partial(_moved, pairs[i], gradient, squares[i], now[i], step + 1, least[i])
+            partial(_moved, pairs[i], gradient, squares[i], now[i], count, least[i])
             for i, gradient in enumerate(gradients)
         )
-        fields, squares = (list(parts) for parts in zip(*found, strict=True))
+        moved = list(found)
+        return [z for z, _ in moved], [square for _, square in moved]
+
+    moved = Recorded(partial(by_model, model))
+    for step in range(steps):
+        if adapted and step == steps * 2 // 3:
+            moved = Recorded(partial(by_model, adapted(fields)))
+        part = step / max(1, steps - 1)
+        temperature = hot + (cold - hot) * part
+        noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
+        now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
+        fields, squares = moved(fields, squares, noises, temperature, now, torch.full_like(hot, step + 1))
         if progress:
             progress(step + 1, steps)
     return fields
@@ -195,7 +211,7 @@ def _quick_type(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
-def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _rounded(values: Tensor, temperature: Tensor, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """A leaf with the values of a level, and what `noisy_round` makes of it, times the mask."""
     with torch.enable_grad():
         leaf = values.detach().requires_grad_()
@@ -204,7 +220,7 @@ def _rounded(values: Tensor, temperature: float, noise: Tensor, mask: Tensor | N
 
 
 def _moved(
-    pair: tuple[Tensor, Tensor], upstream: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
+    pair: tuple[Tensor, Tensor], upstream: Tensor, square: Tensor, size: Tensor, count: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What `descend` says of a pair of `_rounded`, given the gradient by its second."""
     (gradient,) = torch.autograd.grad(pair[1], pair[0], upstream)
@@ -217,7 +233,7 @@ def least_gradient(q: Tensor) -> Tensor:
 
 
 def descend(
-    values: Tensor, gradient: Tensor, square: Tensor, size: Tensor, count: int, least: Tensor
+    values: Tensor, gradient: Tensor, square: Tensor, size: Tensor, count: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Fields of a level (B, C, h, w) and the gradient's mean square (B,) after step `count` = 1, 2, ...
 

@@ -12,16 +12,17 @@ The idea is the RDOQ of video encoders (Karczewicz et al., VCEG-AH21, 2008), wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inrcodec.graphs import Recorded
 from inrcodec.objective import Coded, FieldModel, costs
 
-__all__ = ["optimised_rounding"]
+__all__ = ["by_trial", "optimised_rounding"]
 
 LEVELS = (2, 1, 0)  # in this order: what pays
 PASSES = 2
@@ -30,7 +31,9 @@ ROWS, COLUMNS = 3, 4  # of the window, in cells
 LEFT = 1  # columns of them before the cell itself, which is in the first row
 
 
-@torch.no_grad()
+Costs = Callable[[list[Tensor], int], tuple[Tensor, list[Tensor]]]  # `objective.costs`, of fields and levels
+
+
 def optimised_rounding(
     model: FieldModel,
     fields: Sequence[Tensor],
@@ -44,11 +47,22 @@ def optimised_rounding(
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
+
+    def of_levels(levels: int) -> Recorded[tuple[Tensor, list[Tensor]]]:
+        return Recorded(lambda tried: costs(model, tried, target, q, lam, levels, weight, coded))
+
+    by_levels = [of_levels(levels) for levels in range(max(LEVELS) + 2)]
+    return by_trial(fields, lambda tried, levels: by_levels[levels](tried))
+
+
+@torch.no_grad()
+def by_trial(fields: Sequence[Tensor], costs: Costs) -> list[Tensor]:
+    """Whole numbers, shaped like the fields (B, C, h, w), that cost little."""
     rounded = [values.round() for values in fields]
 
     def cost(level: int) -> Tensor:
         """J at each cell of a level, (B, h, w), but for what coarser levels take."""
-        error, bits = costs(model, rounded, target, q, lam, level + 1, weight, coded)
+        error, bits = costs(rounded, level + 1)
         return sum((_gathered(plane, level - i) for i, plane in enumerate(bits)), _gathered(error, level))
 
     for level in LEVELS * PASSES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inrcodec.lattice import cells
+from inrcodec.lattice import cells, kernel
 from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH, Network, Parameters, network_layers
 from inrcodec.siren import siren
@@ -28,14 +29,6 @@ PACKED = torch.channels_last  # what a CPU's convolutions are fastest with
 CHUNK = 1 << 17  # samples that go through the network at once
 
 
-def cubic(t: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The cubic (B, C) kernel at distances t, in cells (Mitchell & Netravali 1988, eq. 8)."""
-    t = t.abs()
-    near = (12 - 9 * b - 6 * c) * t**3 + (-18 + 12 * b + 6 * c) * t**2 + (6 - 2 * b)
-    far = (-b - 6 * c) * t**3 + (6 * b + 30 * c) * t**2 + (-12 * b - 48 * c) * t + (8 * b + 24 * c)
-    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t))) / 6
-
-
 HALO = 2  # cells beyond a field's border that its kernel reaches
 
 
@@ -44,21 +37,31 @@ def haloed(values: Tensor) -> Tensor:
     return functional.pad(values, (HALO, HALO, HALO, HALO), mode="replicate")
 
 
-def upsample(values: Tensor, factor: int, kernel: Tensor) -> Tensor:
+def upsample(values: Tensor, factor: int, cubic: Tensor) -> Tensor:
     """Haloed fields (B, C, h + 4, w + 4) at `factor` times as many centres per axis: (B, C, factor h, factor w).
 
-    kernel is (B, C) of the cubic, shape (2,).
+    cubic is its (B, C), shape (2,).
     """
     batch, channels, height, width = values.shape
     if factor == 1:
         return values[:, :, HALO:-HALO, HALO:-HALO]
-    phase = (torch.arange(factor, device=values.device) + 0.5) / factor - 0.5  # of the finer centres, in cells
-    taps = torch.arange(-HALO, HALO + 1, device=values.device)
-    weights = cubic(taps[None] - phase[:, None], kernel[0], kernel[1])  # (factor, 5)
+    constant, by_cubic = _taps(factor, values.device)
+    weights = constant + torch.tensordot(cubic, by_cubic, 1)  # (factor, 5)
     bank = torch.einsum("ay,bx->abyx", weights, weights).reshape(factor * factor, 1, 5, 5)
     planes = values.reshape(batch * channels, 1, height, width)
     fine = functional.pixel_shuffle(functional.conv2d(planes, bank), factor)
     return fine.reshape(batch, channels, fine.shape[2], fine.shape[3])
+
+
+@lru_cache
+def _taps(factor: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The cubic at the finer centres, linear in its (B, C): at (0, 0), (factor, 5), and slopes (2, factor, 5)."""
+    phase = (np.arange(factor) + 0.5) / factor - 0.5  # of the finer centres, in cells
+    distances = np.arange(-HALO, HALO + 1) - phase[:, None]
+    plain, b, c = (kernel(distances, *corner) for corner in ((0, 0), (1, 0), (0, 1)))
+    found = np.stack([plain, b - plain, c - plain]).astype(np.float32)
+    constant, *slopes = torch.from_numpy(found).to(device)
+    return constant, torch.stack(slopes)
 
 
 def gains(weights: Weights, conditioning: Tensor) -> Tensor:
@@ -147,7 +150,7 @@ def synthesize_finer(
     detail = _filter(weights, "detail", values + added, planes, conditioning)
     parts = upsample(haloed(torch.cat([added, detail], 1)), 2, weights["field.kernel"][0])
     constant, x, y, both, mean = parts.chunk(5, 1)
-    sine = torch.tensor([-1.0, 1.0], device=planes.device)  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
+    sine = 2.0 * torch.arange(2, device=planes.device) - 1  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
     right, below = sine.repeat(planes.shape[3]), sine.repeat(planes.shape[2])[:, None]
     between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
     return between + constant + mean + x * right + (y + both * right) * below

@@ -10,9 +10,9 @@ place for a new one, whose guess trains the analysis network alone. In every fou
 halved (2x2 means) before they are fitted, and the filter for detail, which has no say at pixel centres, learns
 to make the x2 decode the picture before.
 
-Phase 3, decoder: a set of batches is fitted, and all that decodes learns at the rounded fields, as if they were given:
-rate model and filters fast, the network slowly, lest the fits no longer suit it. Then the next set is fitted with what
-has been learnt. No step goes through a fit, so steps cost little.
+Phase 3, decoder: a set of batches is fitted, and all that decodes learns at the fields, rounded by trial as in a file,
+as if they were given: rate model and filters fast, the network slowly, lest the fits no longer suit it. Then the next
+set is fitted with what has been learnt. No step goes through a fit, so steps cost little.
 
 Phase 4, coarse: a set of batches is guessed once, and only the rate models of strides 8 and more learn. Crops of 128
 have a handful of such cells, whole pictures hundreds, most of them with neighbours: `size` should be that of pictures.
@@ -21,9 +21,12 @@ Phase 5, schedule: step sizes and temperatures of the fit are learnt through who
 antithetic evolution (Salimans et al., 2017): each batch is fitted twice, from the same guess and with the same noise,
 with the schedule multiplied and divided by the same random factors, and the schedule follows the difference of log J.
 
+Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
+
 Each picture has a lambda of its own, log-uniform over the qualities. J is weighted with lambda**0.5, which makes
-qualities count about equally. All that is drawn is a pure function of (seed, step): a run goes on
-after a kill as if nothing had happened. Under `torchrun` each process has its share of every batch.
+qualities count about equally, and weights learn from its square root, so that smooth pictures count, too (`emphasis`).
+All that is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under
+`torchrun` each process has its share of every batch.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -44,18 +49,21 @@ from torch.nn import functional
 from inrcodec import fit, rate
 from inrcodec.analysis import analyse, init_analysis
 from inrcodec.errors import OptionError, PriorError
+from inrcodec.graphs import Recorded
 from inrcodec.image import write_atomically
+from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
+from inrcodec.rounding import by_trial
 from inrcodec.siren import init_siren
 from inrcodec.synthesis import init_filters, synthesize, synthesize_finer
 from inrcodec.train import Progress, Tasks
 
-FORMAT = 2  # of a checkpoint
+FORMAT = 3  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "decoder", "coarse", "schedule")
+PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
@@ -66,6 +74,8 @@ NETWORK_PACE = 0.3  # likewise, of all others
 SCHEDULE = ("fit.step", "fit.temperature")
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
+LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
+UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
 
 Weights = dict[str, Tensor]
 
@@ -79,7 +89,7 @@ class FieldOptions:
     omegas: tuple[float, ...] = (2.0, 1.0)
     hidden: int = 24  # of the rate model: first layer
     middle: int = 16  # second layer
-    filter: int = 24  # features of the filter
+    filter: int = 48  # features of the filter
     features: int = 16  # what a level tells the next finer one
     analysis: int = 32  # features of the analysis network
     batch: int = 8  # pictures per step
@@ -94,6 +104,8 @@ class FieldOptions:
     coarse_rate: float = 3e-3  # of Adam in phase 4; falls along a cosine
     schedule_steps: int = 0  # of phase 5
     schedule_rate: float = 0.02  # of Adam in phase 5, of logs; falls along a cosine
+    analysis_steps: int = 0  # of phase 6
+    analysis_rate: float = 5e-4  # of Adam in phase 6; falls along a cosine
     fit_length: int = 40  # steps that a batch is fitted in phases 2, 3 and 5
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
@@ -131,7 +143,8 @@ class FieldOptions:
 
     @property
     def _phases(self) -> tuple[int, ...]:
-        return self.guess_steps, self.fit_steps, self.decoder_steps, self.coarse_steps, self.schedule_steps
+        learnt = self.guess_steps, self.fit_steps, self.decoder_steps
+        return *learnt, self.coarse_steps, self.schedule_steps, self.analysis_steps
 
     def phase(self, step: int) -> tuple[int, int]:
         """Which phase a step is in, and how many steps of it are before."""
@@ -150,12 +163,39 @@ class _State:
     first: Weights  # moments of Adam
     second: Weights
     pool: Weights  # "slot/what/level": fields and mean squares of the batches being fitted
-    loss: float = 0.0  # summed since the last report
+    loss: Tensor  # summed since the last report
     seconds: float = 0.0
 
 
+class Batch(NamedTuple):
+    """Pictures and how good each is to be."""
+
+    pictures: Tensor  # (B, 3, H, W)
+    q: Tensor  # (B, 1)
+    lam: Tensor  # (B,) lambda
+
+    @classmethod
+    def of(cls, pictures: Tensor, qualities: Tensor) -> Batch:
+        """Of quality indices (B,)."""
+        indices = [int(i) for i in qualities]
+        q, lam = (torch.tensor([f(i) for i in indices], device=pictures.device) for f in (conditioning, lagrangian))
+        return cls(pictures, q[:, None], lam)
+
+    @property
+    def weight(self) -> Tensor:
+        """Of J in bits, in the loss: (B,)."""
+        return (self.lam / TYPICAL_LAMBDA).sqrt() / (self.pictures.shape[2] * self.pictures.shape[3])
+
+    def halved(self) -> Batch:
+        """Means of 2x2 pixels."""
+        return self._replace(pictures=functional.avg_pool2d(self.pictures, 2))
+
+
 def init_weights(options: FieldOptions) -> Weights:
-    """Random float weights; every field starts as a rough Laplacian pyramid: luma, then two chroma directions."""
+    """Random float weights; every field starts as a rough Laplacian pyramid: luma, then two chroma directions.
+
+    Of every level and channel, one unit adds about UNIT lambda of squared error to the picture, at every quality.
+    """
     generator = torch.Generator().manual_seed(options.seed)
     total = sum(options.channels)
     weights = init_siren(total + 2, options.widths, 3, options.omegas, generator)
@@ -167,8 +207,10 @@ def init_weights(options: FieldOptions) -> Weights:
         colours[i] if i < 3 else 0.02 * torch.randn(3, generator=generator) for c in options.channels for i in range(c)
     ]
     weights["skip.weight"] = torch.stack(skip, 1)
-    weights["field.gain"] = torch.full((total,), -1.5)
-    weights["field.slope"] = torch.full((total,), 1.5)
+    levels = torch.tensor([level for level, c in enumerate(options.channels) for _ in range(c)])
+    energy = weights["skip.weight"].square().sum(0) * 255**2 * 4.0**levels  # of a gain of 1, the kernel's left out
+    weights["field.gain"] = 0.5 * (UNIT * 2**7.6 / energy).log()
+    weights["field.slope"] = torch.full((total,), 0.5 * 4.5 * math.log(2))  # lambda is 2 ** (7.6 + 4.5 q)
     weights["field.kernel"] = torch.tensor([[0.0, 0.5]] * len(options.channels))
     weights |= init_filters(options.channels, options.filter, generator)
     weights |= rate.init_rate(options.channels, options.hidden, options.middle, options.features, generator)
@@ -176,56 +218,49 @@ def init_weights(options: FieldOptions) -> Weights:
 
 
 def guess_loss(
-    weights: Weights,
-    pictures: Tensor,
-    qualities: Tensor,
-    temperature: float,
-    options: FieldOptions,
-    generator: torch.Generator,
+    weights: Weights, batch: Batch, temperature: Tensor, options: FieldOptions, noises: list[Tensor]
 ) -> Tensor:
-    """Loss of the analysis network's fields, summed over pictures (B, 3, H, W); quality indices (B,)."""
-    q = _conditioned(qualities, pictures.device)
-    fields = analyse(weights, pictures, q, options.channels, options.omegas)
-    return weighted_objective(weights, fields, pictures, qualities, temperature, options, generator)
+    """`weighted_objective` of the analysis network's fields."""
+    fields = analyse(weights, batch.pictures, batch.q, options.channels, options.omegas)
+    return weighted_objective(weights, fields, batch, temperature, options, noises)
 
 
 def weighted_objective(
     weights: Weights,
     fields: list[Tensor],
-    pictures: Tensor,
-    qualities: Tensor,
-    temperature: float,
+    batch: Batch,
+    temperature: Tensor,
     options: FieldOptions,
-    generator: torch.Generator,
+    noises: list[Tensor],
     finer: Tensor | None = None,
 ) -> Tensor:
-    """J of noisily rounded fields in bits per pixel, weighted by quality, summed over the pictures.
+    """J of noisily rounded fields in bits per pixel, weighted by quality, (B,).
 
     finer (B, 3, 2 H, 2 W): the pictures before they were halved; adds the error of the x2 decode, for the filter alone.
     """
-    rounded = [_noisily(z, temperature, generator) for z in fields]
-    return weighted_error_and_bits(weights, rounded, pictures, qualities, options, finer)
+    rounded = _noisily(fields, temperature, noises)
+    return weighted_error_and_bits(weights, rounded, batch, options, finer)
 
 
 def weighted_error_and_bits(
-    weights: Weights,
-    fields: list[Tensor],
-    pictures: Tensor,
-    qualities: Tensor,
-    options: FieldOptions,
-    finer: Tensor | None = None,
+    weights: Weights, fields: list[Tensor], batch: Batch, options: FieldOptions, finer: Tensor | None = None
 ) -> Tensor:
-    """J of fields as they are, and the error of the x2 decode, weighted and summed as `weighted_objective` says."""
-    q = _conditioned(qualities, pictures.device)
-    lam = torch.tensor([lagrangian(int(i)) for i in qualities], device=pictures.device)
-    error = (synthesize(weights, fields, q, options.omegas) - pictures).square().sum((1, 2, 3)) * 255**2
-    bits = rate.rate(weights, fields, q).sum(1)
-    loss = ((error / lam + bits) * (lam / TYPICAL_LAMBDA) ** 0.5).sum()
+    """J of fields as they are, and the error of the x2 decode, weighted as `weighted_objective` says, (B,)."""
+    squared = (synthesize(weights, fields, batch.q, options.omegas) - batch.pictures).square().sum((1, 2, 3))
+    losses = (squared * 255**2 / batch.lam + rate.rate(weights, fields, batch.q).sum(1)) * batch.weight
     if finer is not None:
         alone = {k: v if k.startswith("detail.") else v.detach() for k, v in weights.items()}
-        between = synthesize_finer(alone, [z.detach() for z in fields], q, options.omegas) - finer
-        loss = loss + between.square().sum() * 255**2 / (4 * TYPICAL_LAMBDA)
-    return loss / (pictures.shape[2] * pictures.shape[3])
+        between = synthesize_finer(alone, [z.detach() for z in fields], batch.q, options.omegas) - finer
+        losses = losses + between.square().sum((1, 2, 3)) * 255**2 / (TYPICAL_LAMBDA * between[0, 0].numel())
+    return losses
+
+
+def emphasis(losses: Tensor) -> Tensor:
+    """By which pictures' losses (B,) are multiplied: smooth ones, where there is little to lose, count, too.
+
+    The gradient is that of twice the square root.
+    """
+    return losses.detach().clamp_min(LEAST_LOSS).rsqrt()
 
 
 def train_fields(
@@ -256,22 +291,32 @@ def train_fields(
     mine = folder / f"checkpoint-{number}.safetensors"
     state = _resume(mine, run) or _begin(options, start)
     weights, first, second, pool = ({k: v.to(device) for k, v in getattr(state, part).items()} for part in PARTS)
-    state = replace(state, weights=weights, first=first, second=second, pool=pool)
+    state = replace(state, weights=weights, first=first, second=second, pool=pool, loss=state.loss.to(device))
     check_agreement(state.step, device)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.csv"
     rows = log.read_text().splitlines(keepends=True) if log.exists() and state.step else [LOG_HEADER]
     rows = rows[:1] + [row for row in rows[1:] if int(row.split(",")[0]) <= state.step]
     spent, began, first_step = state.seconds, time.monotonic(), state.step
+
+    @lru_cache(max(options.slots, options.decoder_batches))
+    def drawn(at: int) -> Batch:
+        """This process's share of a step's pictures."""
+        share = slice(number, None, world)
+        pictures = tasks.batch(options.seed, at, options.batch, share).to(device).permute(0, 3, 1, 2) - 0.5
+        qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
+        return Batch.of(pictures, qualities[share])
+
+    learning = _Learning(options)
     for step in range(state.step, options.steps):
-        state = _settled(_stepped(state, options, tasks, number, world, device))
+        state = _settled(_stepped(state, learning, drawn, number, device))
         state = replace(state, seconds=spent + time.monotonic() - began)
         if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
             count = (step + 1) % options.log_every or options.log_every
-            loss = state.loss / count
+            loss = float(state.loss) / count
             if not math.isfinite(loss):
                 raise OptionError(f"training diverged before step {step + 1}: the rates are too much")
-            state = replace(state, loss=0.0)
+            state = replace(state, loss=torch.zeros_like(state.loss))
             phase, _ = options.phase(step)
             if number == 0:
                 rows.append(f"{step + 1},{PHASES[phase]},{loss:.5f},{state.seconds:.1f}\n")
@@ -311,14 +356,14 @@ def import_weights(prior: Prior) -> Weights:
 def _begin(options: FieldOptions, start: Prior | None) -> _State:
     weights = import_weights(start) if start else init_weights(options)
     weights.setdefault("fit.step", torch.tensor([[0.12, 0.0015]] * len(options.channels)))
-    weights.setdefault("fit.temperature", torch.tensor([0.4, 0.06]))
+    weights.setdefault("fit.temperature", torch.tensor([0.35, 0.1]))
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,
     ):
         raise OptionError(f"prior {start.name} has other fields or layers than the options")
     zeros = [{k: torch.zeros_like(v) for k, v in weights.items()} for _ in range(2)]
-    return _State(0, weights, zeros[0], zeros[1], {})
+    return _State(0, weights, zeros[0], zeros[1], {}, torch.zeros(()))
 
 
 def _settled(state: _State) -> _State:
@@ -329,157 +374,217 @@ def _settled(state: _State) -> _State:
 
 def _in_order(tensor: Tensor) -> Tensor:
     """With the strides of a new tensor, those of sides of 1 included, which `contiguous` leaves alone."""
-    plain = torch.empty(tensor.shape, device="meta").stride()
+    plain = _strides(tensor.shape)
     return tensor if tensor.stride() == plain else tensor.clone(memory_format=torch.contiguous_format)
+
+
+@lru_cache
+def _strides(shape: torch.Size) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()
+
+
+class _Learning:
+    """The gradients of all phases, recorded where the device is a GPU."""
+
+    def __init__(self, options: FieldOptions) -> None:
+        self.options = options
+        self.guess = Recorded(self._guess)
+        self.analysis = Recorded(self._analysis)
+        self.visit = Recorded(self._visit)
+        self.follow = Recorded(self._follow)
+        self.decode = Recorded(self._decode)
+        self.first = Recorded(self._first)
+        self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
+
+    def _guess(
+        self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
+    ) -> tuple[Tensor, Weights]:
+        """Loss of the guess, and its gradients by all weights."""
+        leaves = _leaves(weights)
+        losses = guess_loss(leaves, batch, temperature, self.options, noises)
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _trainable(leaves))
+
+    def _analysis(
+        self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
+    ) -> tuple[Tensor, Weights]:
+        """Loss of the guess, and its gradients by the analysis network alone."""
+        leaves = _leaves(weights)
+        losses = guess_loss(leaves, batch, temperature, self.options, noises)
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _guessing(leaves))
+
+    def _first(self, weights: Weights, batch: Batch) -> list[Tensor]:
+        """The guess."""
+        with torch.no_grad():
+            return analyse(weights, batch.pictures, batch.q, self.options.channels, self.options.omegas)
+
+    def _visit(
+        self,
+        weights: Weights,
+        fields: list[Tensor],
+        batch: Batch,
+        temperature: Tensor,
+        noises: list[Tensor],
+        finer: list[Tensor],
+    ) -> tuple[Tensor, Weights, list[Tensor]]:
+        """Loss, and its gradients by all that decodes and by the fields; finer is empty or one."""
+        leaves, values = _leaves(weights), [z.detach().requires_grad_() for z in fields]
+        losses = weighted_objective(leaves, values, batch, temperature, self.options, noises, *finer)
+        names, factors = _decoding(leaves), emphasis(losses)
+        both = _gradients((losses * factors).sum(), [leaves[name] for name in names] + values)
+        slopes = [slope / factors[:, None, None, None] for slope in both[len(names) :]]
+        return losses.detach().sum(), dict(zip(names, both, strict=False)), slopes
+
+    def _follow(
+        self, weights: Weights, fields: list[Tensor], batch: Batch, temperature: Tensor, noises: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Loss, and its gradients by the fields."""
+        return fast_objective(weights, fields, batch, temperature, self.options, noises)
+
+    def _decode(
+        self, weights: Weights, fields: list[Tensor], batch: Batch, finer: list[Tensor]
+    ) -> tuple[Tensor, Weights]:
+        """Loss of fields as they are, and its gradients by all that decodes."""
+        leaves = _leaves(weights)
+        losses = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _decoding(leaves))
+
+    def _costs(self, levels: int, weights: Weights, fields: list[Tensor], batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """`objective.costs` of pictures that each have a quality of their own, in whole."""
+        with torch.no_grad():
+            error = (synthesize(weights, fields, batch.q, self.options.omegas) - batch.pictures).square().sum(1)
+            found = zip(fields, rate.distributions(weights, fields, batch.q, levels), strict=False)
+            bits = [rate.laplace_bits(z - mean, log_scale).sum(1) for z, (mean, log_scale) in found]
+            return error * (255**2 / batch.lam)[:, None, None], bits
+
+
+def _leaves(weights: Weights) -> Weights:
+    names = _trainable(weights)
+    return {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
 
 
 def _trainable(weights: Weights) -> list[str]:
     return [name for name in sorted(weights) if not name.startswith("fit.")]
 
 
+def _guessing(weights: Weights) -> list[str]:
+    return [name for name in _trainable(weights) if name.startswith("analysis.")]
+
+
+def _decoding(weights: Weights) -> list[str]:
+    return [name for name in _trainable(weights) if not name.startswith("analysis.")]
+
+
 def _stepped(
-    state: _State, options: FieldOptions, tasks: Tasks, number: int, world: int, device: torch.device
+    state: _State, learning: _Learning, drawn: Callable[[int], Batch], number: int, device: torch.device
 ) -> _State:
     """The state after one step."""
-    step = state.step
+    step, options, weights, pool = state.step, learning.options, state.weights, state.pool
     generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 1024 + number)
-    names, paces = _trainable(state.weights), dict[str, float]()
-    weights = {k: v.detach().requires_grad_(k in names) for k, v in state.weights.items()}
-    pool = state.pool
-
-    def drawn(at: int) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W) and quality indices (B,) of a step, this process's share."""
-        share = slice(number, None, world)
-        pictures = tasks.batch(options.seed, at, options.batch, share).to(device).permute(0, 3, 1, 2) - 0.5
-        qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
-        return pictures, qualities[share]
-
+    paces = dict[str, float]()
     index, done = options.phase(step)
     phase = PHASES[index]
+    gradients: Weights
     if phase == "guess":
         part = step / options.guess_steps
-        loss = guess_loss(weights, *drawn(step), HOT + (COLD - HOT) * part, options, generator)
-        learning = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
-        gradients = _by_name(loss, weights, names)
+        batch, temperature = drawn(step), torch.full((), HOT + (COLD - HOT) * part, device=device)
+        loss, gradients = learning.guess(weights, batch, temperature, _noises(batch, options, generator))
+        pace = options.guess_rate * min(1.0, (step + 1) / 200) * _cosine(max(0.0, (part - 0.4) / 0.6))
+    elif phase == "analysis":
+        batch, temperature = drawn(step), torch.full((), COLD, device=device)
+        loss, gradients = learning.analysis(weights, batch, temperature, _noises(batch, options, generator))
+        pace = options.analysis_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
     elif phase == "schedule":
-        loss, gradients = _evolved(weights, *drawn(step), options, step, number)
-        learning = options.schedule_rate * _cosine(done / options.schedule_steps)
+        loss, gradients = _evolved(weights, drawn(step), learning, step, number)
+        pace = options.schedule_rate * _cosine(done / options.schedule_steps)
     elif phase == "coarse":
         key = f"coarse {done % options.coarse_batches}"
         if done < options.coarse_batches:
-            pictures, qualities = drawn(step)
-            q = _conditioned(qualities, device)
-            with torch.no_grad():
-                fields = analyse(weights, pictures, q, options.channels, options.omegas)[COARSE:]
+            batch = drawn(step)
+            fields = learning.first(weights, batch)[COARSE:]
             pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
-            pool[f"{key}/conditioning"] = q
+            pool[f"{key}/conditioning"] = batch.q
         fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels) - COARSE)]
-        loss = rate.coarse_rate(weights, fields, pool[f"{key}/conditioning"], COARSE).sum() / fields[0][0, 0].numel()
-        learning = options.coarse_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
+        leaves = _leaves(weights)
+        loss = rate.coarse_rate(leaves, fields, pool[f"{key}/conditioning"], COARSE).sum() / fields[0][0, 0].numel()
+        pace = options.coarse_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.coarse_steps)
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
-        names = [name for name in names if name.startswith(kinds) and ".trunk" not in name]
-        gradients = _by_name(loss, weights, names)
+        names = [name for name in _decoding(weights) if name.startswith(kinds) and ".trunk" not in name]
+        gradients = _by_name(loss, leaves, names)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
         done %= length
-        batch = done % options.decoder_batches
-        pictures, qualities = drawn(step - done + batch)
-        pictures, finer = _halved(pictures) if batch % 4 == 3 else (pictures, None)
+        number_of_batch = done % options.decoder_batches
+        batch, finer = _halved(drawn(step - done + number_of_batch), number_of_batch)
         if done < options.decoder_batches:
             pool = pool if done else {}
-            fields = _fitted(weights, pictures, qualities, options, generator)
-            pool = dict(pool) | {f"decoder {batch}/fields/{i}": z for i, z in enumerate(fields)}
-        fields = [pool[f"decoder {batch}/fields/{i}"] for i in range(len(options.channels))]
-        loss = weighted_error_and_bits(weights, fields, pictures, qualities, options, finer)
-        learning = options.decoder_rate * min(1.0, (done + 1) / 50) * _cosine(done / length)
-        names = [name for name in names if not name.startswith("analysis.")]
-        paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in names}
-        gradients = _by_name(loss, weights, names)
+            fields = _fitted(weights, batch, learning, generator)
+            fields = by_trial(fields, lambda tried, levels: learning.costs[levels](weights, tried, batch))
+            pool = dict(pool) | {f"decoder {number_of_batch}/fields/{i}": z for i, z in enumerate(fields)}
+        fields = [pool[f"decoder {number_of_batch}/fields/{i}"] for i in range(len(options.channels))]
+        loss, gradients = learning.decode(weights, fields, batch, finer)
+        pace = options.decoder_rate * min(1.0, (done + 1) / 50) * _cosine(done / length)
+        paces = {name: PACES.get(name.split(".")[0], NETWORK_PACE) for name in gradients}
     else:
         slot, turn = done % options.slots, done // options.slots
         age = (turn + slot * options.fit_length // options.slots) % options.fit_length
         key, born = f"{slot}", step - options.slots * min(age, turn)
-        pictures, qualities = drawn(born)
-        pictures, finer = _halved(pictures) if slot % 4 == 3 else (pictures, None)
-        learning = options.fit_rate * min(1.0, (done + 1) / 100) * _cosine(done / options.fit_steps)
-        hot, cold = weights["fit.temperature"].tolist()
+        batch, finer = _halved(drawn(born), slot)
+        noises = _noises(batch, options, generator)
+        pace = options.fit_rate * min(1.0, (done + 1) / 100) * _cosine(done / options.fit_steps)
+        hot, cold = weights["fit.temperature"]
         if born == step:  # a new batch: its guess
-            loss = guess_loss(weights, pictures, qualities, COLD, options, generator)
-            names = [name for name in names if name.startswith("analysis.")]
-            gradients = _by_name(loss, weights, names)
-            q = _conditioned(qualities, device)
-            with torch.no_grad():
-                fields = analyse(weights, pictures, q, options.channels, options.omegas)
-            pool = dict(pool) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
+            loss, gradients = learning.analysis(weights, batch, torch.full((), COLD, device=device), noises)
+            fields = learning.first(weights, batch)
+            pool = dict(pool) | {f"{key}/fields/{i}": z.clone() for i, z in enumerate(fields)}
             pool |= {f"{key}/squares/{i}": torch.zeros(len(z), device=device) for i, z in enumerate(fields)}
         else:
             part = age / max(1, options.fit_length - 1)
             temperature = hot + (cold - hot) * part
-            names = [name for name in names if not name.startswith("analysis.")] if part >= LEARNT_FROM else []
-            fields = [pool[f"{key}/fields/{i}"].detach().requires_grad_() for i in range(len(options.channels))]
-            if names:
-                loss = weighted_objective(weights, fields, pictures, qualities, temperature, options, generator, finer)
-                both = _gradients(loss, [weights[name] for name in names] + fields)
-                gradients, by_fields = dict(zip(names, both, strict=False)), both[len(names) :]
+            fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
+            if part >= LEARNT_FROM:
+                loss, gradients, slopes = learning.visit(weights, fields, batch, temperature, noises, finer)
             else:
                 gradients = {}
-                loss, by_fields = fast_objective(weights, fields, pictures, qualities, temperature, options, generator)
-            count = min(age, turn)  # steps that this batch has had, its guess not counted: 1, 2, ...
+                loss, slopes = learning.follow(weights, fields, batch, temperature, noises)
+            count = torch.full_like(hot, min(age, turn))  # steps this batch has had, its guess not counted: 1, 2, ...
             squares = [pool[f"{key}/squares/{i}"] for i in range(len(fields))]
-            moved = _descended(weights, fields, by_fields, squares, part, count, _least(qualities, pictures))
+            moved = _descended(weights, fields, slopes, squares, part, count, _least(batch))
             for kind, tensors in zip(("fields", "squares"), moved, strict=True):
                 pool = dict(pool) | {f"{key}/{kind}/{i}": tensor for i, tensor in enumerate(tensors)}
-    summed = sum_over_processes({"loss": loss.detach()[None]} | gradients)
-    means = {name: value / options.batch for name, value in summed.items()}
-    state = replace(state, step=step + 1, pool=pool, loss=state.loss + float(means.pop("loss")))
-    if not means:
-        return state
-    norm = float(torch.stack([g.square().sum() for g in means.values()]).sum().sqrt())
-    means = {name: g * min(1.0, CLIP / (norm + 1e-9)) for name, g in means.items()}
-    if "field.kernel" in means:
-        means["field.kernel"][0, 0] = 0  # level 0 interpolates: at pixel centres it is the values themselves
-    logs = {name: state.weights[name].log() for name in SCHEDULE if name in means}  # which are what changes
-    weights, first, second = _adam(replace(state, weights=state.weights | logs), means, learning, paces)
-    weights |= {name: weights[name].exp() for name in logs}
-    return replace(state, weights=weights, first=first, second=second)
+    summed = sum_over_processes({"loss": loss.detach()} | gradients)
+    state = replace(state, step=step + 1, pool=pool, loss=state.loss + summed.pop("loss") / options.batch)
+    return _learnt(state, summed, options.batch, pace, paces) if summed else state
 
 
-def _evolved(
-    weights: Weights, pictures: Tensor, qualities: Tensor, options: FieldOptions, step: int, number: int
-) -> tuple[Tensor, Weights]:
+def _evolved(weights: Weights, batch: Batch, learning: _Learning, step: int, number: int) -> tuple[Tensor, Weights]:
     """Log J summed over the pictures, mean of two fits, and an estimate of its gradient by the logs of the schedule."""
-    shared = torch.Generator().manual_seed(options.seed * 1_000_003 + step)  # by all processes
-    device = pictures.device
+    shared = torch.Generator().manual_seed(learning.options.seed * 1_000_003 + step)  # by all processes
+    device = batch.pictures.device
     away = {name: SPREAD * torch.randn(weights[name].shape, generator=shared).to(device) for name in SCHEDULE}
     losses = []
     for sign in (1, -1):
         beside = weights | {name: weights[name] * torch.exp(sign * factor) for name, factor in away.items()}
         generator = torch.Generator(device).manual_seed(step * 1024 + number)
-        fields = _fitted(beside, pictures, qualities, options, generator)
-        costs = [cost for cost, _ in _objectives(beside, fields, pictures, qualities, options)]
+        fields = [z.round() for z in _fitted(beside, batch, learning, generator)]
+        costs = [cost for cost, _ in _objectives(beside, fields, batch, learning.options)]
         losses.append(torch.stack(costs).log().sum())
     slope = (losses[0] - losses[1]) / (2 * SPREAD**2)
     return torch.stack(losses).mean(), {name: slope * factor for name, factor in away.items()}
 
 
-def _fitted(
-    weights: Weights, pictures: Tensor, qualities: Tensor, options: FieldOptions, generator: torch.Generator
-) -> list[Tensor]:
-    """Rounded fields after a whole fit of `fit_length` steps."""
-    fixed = {k: v.detach() for k, v in weights.items()}
-    q = _conditioned(qualities, pictures.device)
-    with torch.no_grad():
-        fields = analyse(fixed, pictures, q, options.channels, options.omegas)
+def _fitted(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> list[Tensor]:
+    """Fields after a whole fit of `fit_length` steps."""
+    options = learning.options
+    fields = learning.first(weights, batch)
     squares = [z.new_zeros(len(z)) for z in fields]
-    hot, cold = fixed["fit.temperature"].tolist()
-    least = _least(qualities, pictures)
+    hot, cold = weights["fit.temperature"]
+    least = _least(batch)
     for step in range(options.fit_length):
         part = step / max(1, options.fit_length - 1)
-        leaves = [z.detach().requires_grad_() for z in fields]
-        temperature = hot + (cold - hot) * part
-        _, gradients = fast_objective(fixed, leaves, pictures, qualities, temperature, options, generator)
-        fields, squares = _descended(fixed, leaves, gradients, squares, part, step + 1, least)
-    return [z.round() for z in fields]
+        noises = _noises(batch, options, generator)
+        _, slopes = learning.follow(weights, fields, batch, hot + (cold - hot) * part, noises)
+        fields, squares = _descended(weights, fields, slopes, squares, part, torch.full_like(hot, step + 1), least)
+    return fields
 
 
 def _descended(
@@ -488,7 +593,7 @@ def _descended(
     gradients: list[Tensor],
     squares: list[Tensor],
     part: float,
-    count: int,
+    count: Tensor,
     least: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Fields and mean squares of all levels after step `count`, `part` of the way through a fit."""
@@ -501,57 +606,56 @@ def _descended(
 def fast_objective(
     weights: Weights,
     fields: list[Tensor],
-    pictures: Tensor,
-    qualities: Tensor,
-    temperature: float,
+    batch: Batch,
+    temperature: Tensor,
     options: FieldOptions,
-    generator: torch.Generator,
+    noises: list[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """`weighted_objective` and its gradients by the fields, without any by the weights."""
-    rounded = [_noisily(z, temperature, generator) for z in fields]
-    total = pictures.new_zeros(())
+    """The sum of `weighted_objective` and its gradients by the fields, without any by the weights."""
+    fields = [z.detach().requires_grad_() for z in fields]
+    rounded = _noisily(fields, temperature, noises)
+    if batch.pictures.device.type != "cpu":  # which is fastest with one large graph
+        fixed = {k: v.detach() for k, v in weights.items()}
+        loss = weighted_error_and_bits(fixed, rounded, batch, options).sum()
+        return loss.detach(), list(torch.autograd.grad(loss, fields))
+    total = batch.pictures.new_zeros(())
     by_rounded = [torch.empty_like(z) for z in rounded]
-    for at, (found, gradients) in enumerate(_objectives(weights, rounded, pictures, qualities, options)):
-        weight = _weight(lagrangian(int(qualities[at])), pictures)
-        total += weight * found
+    for at, (found, gradients) in enumerate(_objectives(weights, rounded, batch, options)):
+        total = total + batch.weight[at] * found
         for whole, gradient in zip(by_rounded, gradients, strict=True):
-            whole[at : at + 1] = weight * gradient
+            whole[at : at + 1] = batch.weight[at] * gradient
     return total, list(torch.autograd.grad(rounded, fields, by_rounded))
 
 
 def _objectives(
-    weights: Weights, fields: list[Tensor], pictures: Tensor, qualities: Tensor, options: FieldOptions
+    weights: Weights, fields: list[Tensor], batch: Batch, options: FieldOptions
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """`objective` of each picture."""
     model = FieldModel({k: v.detach() for k, v in weights.items()}, options.omegas, options.channels)
-    for at, quality in enumerate(qualities.tolist()):
-        q, part = torch.full((1, 1), conditioning(quality), device=pictures.device), slice(at, at + 1)
-        yield objective(model, [z[part] for z in fields], pictures[part], q, lagrangian(quality))
+    for at, lam in enumerate(batch.lam.tolist()):
+        part = slice(at, at + 1)
+        yield objective(model, [z[part] for z in fields], batch.pictures[part], batch.q[part], lam)
 
 
-def _weight(lam: float, pictures: Tensor) -> float:
-    """Of J in bits, in the loss of pictures (B, 3, H, W)."""
-    return float((lam / TYPICAL_LAMBDA) ** 0.5 / (pictures.shape[2] * pictures.shape[3]))
-
-
-def _least(qualities: Tensor, pictures: Tensor) -> Tensor:
+def _least(batch: Batch) -> Tensor:
     """`fit.descend`'s, for gradients of the loss: (B,)."""
-    weights = [_weight(lagrangian(int(i)), pictures) for i in qualities]
-    return fit.least_gradient(_conditioned(qualities, pictures.device)) * torch.tensor(weights, device=pictures.device)
+    return fit.least_gradient(batch.q) * batch.weight
 
 
-def _noisily(z: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    return fit.noisy_round(z, temperature, torch.rand(z.shape, generator=generator, device=z.device))
+def _noises(batch: Batch, options: FieldOptions, generator: torch.Generator) -> list[Tensor]:
+    """Uniform in [0, 1), shaped like the fields."""
+    count, _, height, width = batch.pictures.shape
+    shapes = field_shapes(height, width, options.channels)
+    return [torch.rand(count, *shape, generator=generator, device=batch.pictures.device) for shape in shapes]
 
 
-def _conditioned(qualities: Tensor, device: torch.device) -> Tensor:
-    """q (B, 1) of quality indices (B,)."""
-    return torch.tensor([[conditioning(int(i))] for i in qualities], device=device)
+def _noisily(fields: list[Tensor], temperature: Tensor, noises: list[Tensor]) -> list[Tensor]:
+    return [fit.noisy_round(z, temperature, noise) for z, noise in zip(fields, noises, strict=True)]
 
 
-def _halved(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, H, W) as means of 2x2 pixels, and as they are."""
-    return functional.avg_pool2d(pictures, 2), pictures
+def _halved(batch: Batch, number: int) -> tuple[Batch, list[Tensor]]:
+    """Every fourth batch as means of 2x2 pixels, and its pictures as they were."""
+    return (batch.halved(), [batch.pictures]) if number % 4 == 3 else (batch, [])
 
 
 def _by_name(loss: Tensor, weights: Weights, names: list[str]) -> Weights:
@@ -569,19 +673,35 @@ def _cosine(part: float) -> float:
     return max(0.02, 0.5 * (1 + math.cos(math.pi * part)))
 
 
-def _adam(
-    state: _State, gradients: Weights, learning: float, paces: Mapping[str, float]
-) -> tuple[Weights, Weights, Weights]:
-    """Weights and moments after a step of Adam with betas 0.9 and 0.99, of rates `learning` times their paces (1)."""
-    weights, first, second = dict(state.weights), dict(state.first), dict(state.second)
-    count = state.step
-    with torch.no_grad():
-        for name, g in gradients.items():
-            first[name] = 0.9 * first[name] + 0.1 * g
-            second[name] = 0.99 * second[name] + 0.01 * g.square()
-            scale = paces.get(name, 1.0) * learning * math.sqrt(1 - 0.99**count) / (1 - 0.9**count)
-            weights[name] = weights[name].detach() - scale * first[name] / (second[name].sqrt() + 1e-8)
-    return weights, first, second
+@torch.no_grad()
+def _learnt(state: _State, gradients: Weights, count: int, learning: float, paces: Mapping[str, float]) -> _State:
+    """The state after a step of Adam with betas 0.9 and 0.99, of rates `learning` times their paces (1).
+
+    Gradients are sums of `count`; their mean is clipped.
+    """
+    names = list(gradients)
+    means = torch._foreach_div([_in_order(g) for g in gradients.values()], count)
+    clipped = (CLIP / (torch.nn.utils.get_total_norm(means) + 1e-9)).clamp_max(1)
+    slopes = torch._foreach_mul(means, clipped)
+    if "field.kernel" in gradients:
+        slopes[names.index("field.kernel")][0, 0] = 0  # level 0 interpolates: its values are those at pixel centres
+    first = torch._foreach_lerp([state.first[name] for name in names], slopes, 0.1)
+    second = torch._foreach_lerp([state.second[name] for name in names], torch._foreach_mul(slopes, slopes), 0.01)
+    scale = learning * math.sqrt(1 - 0.99**state.step) / (1 - 0.9**state.step)
+    spread = torch._foreach_add(torch._foreach_sqrt(second), 1e-8)
+    moves = torch._foreach_mul(torch._foreach_div(first, spread), [-scale * paces.get(name, 1.0) for name in names])
+    # What the schedule counts is logs.
+    before = [
+        state.weights[name].detach().log() if name in SCHEDULE else state.weights[name].detach() for name in names
+    ]
+    after = dict(zip(names, torch._foreach_add(before, moves), strict=True))
+    after |= {name: after[name].exp() for name in SCHEDULE if name in after}
+    return replace(
+        state,
+        weights=state.weights | after,
+        first=state.first | dict(zip(names, first, strict=True)),
+        second=state.second | dict(zip(names, second, strict=True)),
+    )
 
 
 PARTS = ("weights", "first", "second", "pool")
@@ -589,7 +709,7 @@ PARTS = ("weights", "first", "second", "pool")
 
 def _pack(state: _State, run: Mapping[str, object]) -> bytes:
     tensors = {f"{part}/{k}": v.detach().cpu().contiguous() for part in PARTS for k, v in getattr(state, part).items()}
-    counters = {"step": state.step, "loss": state.loss, "seconds": state.seconds}
+    counters = {"step": state.step, "loss": float(state.loss), "seconds": state.seconds}
     return save(tensors, {"run": json.dumps(run), "counters": json.dumps(counters)})
 
 
@@ -607,7 +727,7 @@ def _resume(path: Path, run: Mapping[str, object]) -> _State | None:
         for name, tensor in tensors.items():
             part, key = name.split("/", 1)
             parts[part][key] = tensor
-        state = _State(counters["step"], **parts, loss=counters["loss"], seconds=counters["seconds"])
+        state = _State(counters["step"], **parts, loss=torch.tensor(counters["loss"]), seconds=counters["seconds"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise PriorError(f"{path}: not a checkpoint ({type(error).__name__}: {error})") from None
     changed = [key for key in run if found.get(key) != run[key]]

@@ -73,9 +73,9 @@ def test_steps_read_nothing_from_the_device(field_prior: Prior, picture: NDArray
 
 def test_soft_rounding_runs_from_the_identity_to_rounding() -> None:
     x = torch.linspace(-2, 2, 101)
-    assert torch.allclose(soft_round(x, 50.0), x, atol=1e-3)
+    assert torch.allclose(soft_round(x, torch.tensor(50.0)), x, atol=1e-3)
     away = (x - x.floor() - 0.5).abs() > 0.1
-    assert torch.allclose(soft_round(x, 0.01)[away], x.round()[away], atol=1e-3)
+    assert torch.allclose(soft_round(x, torch.tensor(0.01))[away], x.round()[away], atol=1e-3)
 
 
 def test_a_network_fit_leaves_pruned_weights_alone_and_lowers_the_error(

@@ -1,0 +1,68 @@
+"""CUDA graphs: what is many small launches for a GPU is recorded once and replayed as one.
+
+A fit or a training step of small pictures waits for its launches, not for the arithmetic. A function of tensors whose
+shapes repeat is recorded at its first call with them. Nothing is recorded on other devices, nor where a recording
+fails: then the function is simply called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    places: list[Tensor]  # of the inputs
+    results: Any
+
+
+class Recorded(Generic[T]):
+    """`compute`, a function of nested tuples, lists and dicts of tensors, and of nothing else that changes.
+
+    It must not look at values on the host, and its results hold until it is called again.
+    """
+
+    def __init__(self, compute: Callable[..., T]) -> None:
+        self._compute = compute
+        self._recordings: dict[object, _Recording | None] = {}
+
+    def __call__(self, *arguments: Any) -> T:
+        tensors, structure = tree_flatten(arguments)
+        if any(tensor.device.type != "cuda" for tensor in tensors):
+            return self._compute(*arguments)
+        key = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if key not in self._recordings:
+            try:
+                self._recordings[key] = self._record(tensors, structure)
+            except RuntimeError:  # out of memory included, which the function itself may know how to mend
+                self._recordings[key] = None
+        recording = self._recordings[key]
+        if recording is None:
+            return self._compute(*arguments)
+        torch._foreach_copy_(recording.places, tensors)
+        recording.graph.replay()
+        results: T = recording.results
+        return results
+
+    def _record(self, tensors: list[Tensor], structure: Any) -> _Recording:
+        places = [tensor.detach().clone() for tensor in tensors]
+        arguments = tree_unflatten(places, structure)
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # where libraries choose their algorithms, and tables are filled
+            for _ in range(2):
+                self._compute(*arguments)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = self._compute(*arguments)
+        return _Recording(graph, places, results)

@@ -1,0 +1,36 @@
+import pytest
+import torch
+from torch import Tensor
+
+from inrcodec.graphs import Recorded
+
+
+def slope(weights: dict[str, Tensor], rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Of a small function that has a graph of its own."""
+    leaf = weights["a"].detach().requires_grad_()
+    loss = sum((row @ leaf).sin().sum() for row in rows)
+    return loss.detach(), list(torch.autograd.grad(loss, [leaf]))
+
+
+def inputs(seed: int, rows: int, device: str) -> tuple[dict[str, Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(rows, 5, generator=generator).to(device) for _ in range(2)]
+    return {"a": torch.randn(5, 3, generator=generator).to(device)}, drawn
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_what_is_recorded_says_what_the_function_says(device: str) -> None:
+    """Of other values and other shapes than it was recorded with."""
+    recorded = Recorded(slope)
+    for seed, rows in ((1, 4), (2, 4), (3, 7), (4, 4)):
+        loss, (gradient,) = recorded(*inputs(seed, rows, device))
+        expected, (by_a,) = slope(*inputs(seed, rows, device))
+        assert torch.allclose(loss, expected) and torch.allclose(gradient, by_a)
+
+
+@pytest.mark.cuda
+def test_a_function_that_looks_at_values_is_called() -> None:
+    recorded = Recorded(lambda x: x * float(x.sum()))
+    for factor in (1.0, 2.0):
+        x = torch.arange(6.0, device="cuda") * factor
+        assert torch.allclose(recorded(x), x * x.sum())
