@@ -82,7 +82,8 @@ FRACTIONS = 16  # of a step, resolution of the mean
 MAX_SHIFT = 12  # low bits of a value that are coded as they are
 TABLE_SUM = 1 << 20
 MAX_VALUE = (1 << 15) - 1  # largest |value| of a field or delta
-MAX_MEAN = float(MAX_VALUE * FRACTIONS)
+MAX_MEAN = MAX_VALUE * FRACTIONS
+MIDDLE = FRACTIONS // 2
 TOP = float(1 << 16)  # largest activation
 
 Ints = NDArray[np.int64]
@@ -104,14 +105,19 @@ def _bytes(encoder: Any) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """Integer weights of one level, transposed for row vectors. `above` and `trunk_above` have 4 phases."""
+    """Integer weights of one level, transposed for row vectors. `above` and `trunk_above` have 4 phases.
+
+    All are divided by the power of two that their sums are shifted by, which is as exact; biases hold what rounding
+    adds, too.
+    """
 
     channels: int
     causal: Exact  # (11 * channels, hidden)
     bias: NDArray[np.int64]  # (hidden, 3): 2**-32, times 1, n, n**2 with n = 255 - 2 * quality index
     above: tuple[Exact, Exact] | None  # (features, 4 * hidden), (4 * hidden,); None at the coarsest level
     mid: tuple[Exact, Exact]
-    head: tuple[Exact, Exact]
+    head: tuple[Exact, Exact]  # the mean's bias has the half of a step as well that makes >> 4 round to the centre
+    limits: tuple[Exact, Exact]  # least and largest of what the head gives
     trunk: tuple[Exact, Exact] | None  # (9 * channels, features), (features,); None at level 0
     trunk_above: tuple[Exact, Exact] | None  # (features, 4 * features), (4 * features,)
 
@@ -124,21 +130,18 @@ class _Level:
     def symbols_of(self, z: Exact, above: Exact | NDArray[np.float32]) -> tuple[Ints, Ints]:
         """Rounded means and table rows from causal values (N, 11 * channels) and above (N, hidden): (N * channels,)."""
         hidden = z @ self.causal
-        hidden *= 2**-4
         np.floor(hidden, out=hidden)
         hidden += above
-        np.clip(hidden, 0, TOP, out=hidden)
-        middle = hidden @ self.mid[0]
-        middle += self.mid[1]
-        middle *= 2**-12
-        np.floor(middle, out=middle)
-        np.clip(middle, 0, TOP, out=middle)
-        out = middle @ self.head[0]
-        out += self.head[1]
-        mean = np.clip(np.floor(out[:, : self.channels] * 2**-16 + 0.5), -MAX_MEAN, MAX_MEAN).astype(np.int64).ravel()
-        scale = np.clip(np.floor(out[:, self.channels :] * 2**-20 + 0.5), 0, SCALES - 1).astype(np.int64).ravel()
-        centre = (mean + FRACTIONS // 2) >> 4
-        return centre, scale * FRACTIONS + (mean - (centre << 4) + FRACTIONS // 2)
+        hidden.clip(0, TOP, out=hidden)
+        middle = _layer(hidden, self.mid)
+        middle.clip(0, TOP, out=middle)
+        out = _layer(middle, self.head)
+        whole = out.clip(*self.limits, out=out).astype(np.int64)
+        mean, row = whole[:, : self.channels].ravel(), whole[:, self.channels :].ravel()
+        row <<= 4
+        row += mean & FRACTIONS - 1
+        mean >>= 4
+        return mean, row
 
 
 class RateModel:
@@ -234,7 +237,8 @@ class RateModel:
                 fine = bias
                 if level.above is not None:
                     trunk = _trunk(self.levels[coarser], fields[coarser], slice(start // 2, (part.stop + 1) // 2))
-                    fine = _finer(trunk, level.above, part, width) + bias
+                    weights, own = level.above
+                    fine = _finer(trunk, (weights, own + bias.repeat(4)), part, width)
                 np.clip(fine, -TOP, TOP, out=above[part.start - top : part.stop - top], casting="same_kind")
             yield rows, above[: rows.stop - top].reshape(-1, len(bias))
 
@@ -263,9 +267,10 @@ class RateModel:
         flat = padded.reshape(shape[0], -1)
         for wave in waves:
             centre, row = level.symbols_of(waves.context(padded, wave), above.take(waves.cells[wave], axis=0))
-            symbol = decoder.decode(_SYMBOLS, self.table[row])
-            value = symbol.astype(np.int64) - REACH
-            shift = self.shift[row]
+            symbol = decoder.decode(_SYMBOLS, self.table.take(row, axis=0))
+            value = symbol.astype(np.int64)
+            value -= REACH
+            shift = self.shift.take(row)
             low = None
             if shift.any():
                 low = decoder.decode(_LOW_BITS, (1 << shift[shift > 0]).astype(np.int32))
@@ -276,10 +281,11 @@ class RateModel:
                 value <<= shift
                 value[shift > 0] += low
             value += centre
-            if max(-int(value.min()), int(value.max())) > MAX_VALUE:
-                raise SinrError(f"a field value is beyond +-{MAX_VALUE}")
             flat[:, waves.places[wave]] = value.reshape(-1, shape[0]).T
-        return waves.crop(padded).astype(np.int64)
+        found = waves.crop(padded).astype(np.int64)
+        if np.abs(found).max() > MAX_VALUE:
+            raise SinrError(f"a field value is beyond +-{MAX_VALUE}")
+        return found
 
 
 def _encode_escape(encoder: Any, value: int) -> None:
@@ -361,23 +367,23 @@ def _trunk(levels: Sequence[_Level], fields: Sequence[NDArray[np.int32]], rows: 
     padded[:, first - rows.start + 1 :, 1:-1][:, : seen.shape[1]] = seen
     around = [padded[:, 1 + dy : 1 + dy + count, 1 + dx : 1 + dx + width] for dy, dx in AROUND]
     patches = np.stack(around, axis=1).reshape(-1, count * width)  # (channels * 9, cells)
-    out: Exact = patches.T @ level.trunk[0]
-    out *= 2**-4
-    np.floor(out, out=out)
-    out += level.trunk[1]
-    out = out.reshape(count, width, -1)
+    out = _layer(patches.T, level.trunk).reshape(count, width, -1)
     if level.trunk_above is not None:
         above = _trunk(levels[1:], fields[1:], slice(rows.start // 2, (rows.stop + 1) // 2))
         out += _finer(above, level.trunk_above, rows, width)
     return np.clip(out, 0, TOP, out=out)
 
 
+def _layer(seen: Exact, layer: tuple[Exact, Exact]) -> Exact:
+    """What a layer sums up to for rows (N, in), rounded down, (N, out)."""
+    out: Exact = seen @ layer[0]
+    out += layer[1]
+    return np.floor(out, out=out)
+
+
 def _finer(trunk: Exact, layer: tuple[Exact, Exact], rows: slice, width: int) -> Exact:
     """What a coarser level's trunk says of rows of the next finer one, (rows, width, features): see `coarse` above."""
-    part = trunk.reshape(-1, trunk.shape[2]) @ layer[0]
-    part += layer[1]
-    part *= 2**-12
-    np.floor(part, out=part)
+    part = _layer(trunk.reshape(-1, trunk.shape[2]), layer)
     first = rows.start % 2
     return _unfold_phases(part.reshape(*trunk.shape[:2], -1))[first : first + rows.stop - rows.start, :width]
 
@@ -392,7 +398,7 @@ def _unfold_phases(phases: Exact) -> Exact:
 def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, channels: int, coarser: _Level | None) -> _Level:
     """The integer weights of a level, checked against each other and against the next coarser level."""
 
-    def matrix(name: str, rows: int | None, columns: int | None) -> Exact:
+    def matrix(name: str, rows: int | None, columns: int | None, shift: int) -> Exact:
         tensor = tensors[f"rate.{level}.{name}"]
         if (
             tensor.ndim != 2
@@ -405,7 +411,7 @@ def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, channels: int, 
             )
         if not -(1 << 18) < tensor.min() <= tensor.max() < 1 << 18 or max(tensor.shape) > 1024:
             raise PriorError(f"rate.{level}.{name} has too large weights or sides for exact sums")
-        return tensor.T.astype(np.float64)
+        return np.ascontiguousarray(tensor.T, np.float64) * 2.0**-shift
 
     def bias(name: str, *shape: int) -> NDArray[np.int64]:
         tensor = tensors[f"rate.{level}.{name}"]
@@ -416,31 +422,30 @@ def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, channels: int, 
             )
         return tensor
 
-    causal = matrix("causal", None, len(CAUSAL) * channels)
+    def layer(name: str, rows: int | None, columns: int, shift: int = 12) -> tuple[Exact, Exact]:
+        weights = matrix(name, rows, columns, shift)
+        return weights, bias(f"{name}_bias", weights.shape[1]).astype(np.float64) * 2.0**-shift
+
+    causal = matrix("causal", None, len(CAUSAL) * channels, 4)
     hidden = causal.shape[1]
-    mid = matrix("mid", None, hidden)
-    middle = mid.shape[1]
+    mid = layer("mid", None, hidden)
     above = trunk = trunk_above = None
     features = coarser.trunk[0].shape[1] if coarser and coarser.trunk else 0
     if features:
-        above = matrix("above", 4 * hidden, features), bias("above_bias", 4 * hidden).astype(np.float64)
+        above = layer("above", 4 * hidden, features)
     if level > 0:
-        kernel = matrix("trunk", None, len(AROUND) * channels)
+        kernel = matrix("trunk", None, len(AROUND) * channels, 4)
         trunk = kernel, bias("trunk_bias", kernel.shape[1]).astype(np.float64)
         if features:
-            trunk_above = (
-                matrix("trunk_above", 4 * kernel.shape[1], features),
-                bias("trunk_above_bias", 4 * kernel.shape[1]).astype(np.float64),
-            )
+            trunk_above = layer("trunk_above", 4 * kernel.shape[1], features)
+    head, head_bias = layer("head", 2 * channels, mid[0].shape[1], 16)
+    head[:, channels:] /= FRACTIONS  # the scales
+    head_bias[channels:] /= FRACTIONS
+    head_bias += np.repeat([0.5 + MIDDLE, 0.5], channels)
+    ends = [(MIDDLE - MAX_MEAN, 0), (MIDDLE + MAX_MEAN, SCALES - 1)]
+    least, most = (np.repeat(np.array(pair, np.float64), channels) for pair in ends)
     return _Level(
-        channels,
-        causal,
-        bias("bias", hidden, 3),
-        above,
-        (mid, bias("mid_bias", middle).astype(np.float64)),
-        (matrix("head", 2 * channels, middle), bias("head_bias", 2 * channels).astype(np.float64)),
-        trunk,
-        trunk_above,
+        channels, causal, bias("bias", hidden, 3), above, mid, (head, head_bias), (least, most), trunk, trunk_above
     )
 
 

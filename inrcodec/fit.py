@@ -139,7 +139,7 @@ def fit_fields(
         with one_thread_per_piece(device):
             first = adapted(fields) if start else model
             fields = refine(first, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt, own)
-            fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight, own)
+            fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight, own, _quick_type(device))
     return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
 
 
@@ -206,7 +206,7 @@ def refine(
 
 
 def _quick_type(device: torch.device) -> torch.dtype:
-    """What gradients are computed with: bfloat16 on a CPU that has instructions for it. Costs are always exact."""
+    """What steps and rounding compute with: bfloat16 on a CPU that has instructions for it."""
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name yet
     return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 

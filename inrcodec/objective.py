@@ -211,9 +211,10 @@ def costs(
     levels: int,
     weight: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, list[Tensor]]:
     """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
-    network = Network.of(model, q)
+    network = Network.of(model, q, dtype)
     error = target.new_zeros(target[:, 0].shape)
     bits = [z.new_zeros(z[:, 0].shape) for z in fields[:levels]]
     seen = shown(fields, coded)

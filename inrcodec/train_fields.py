@@ -417,6 +417,7 @@ class _Learning:
         self.follow = Recorded(self._follow)
         self.decode = Recorded(self._decode)
         self.first = Recorded(self._first)
+        self.slopes = Recorded(self._slopes)
         self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
 
     def _guess(
@@ -470,6 +471,14 @@ class _Learning:
         leaves = _leaves(weights)
         losses = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
         return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _decoding(leaves))
+
+    def _slopes(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[Tensor]:
+        """The gradient of J by fields as they are."""
+        fixed = {k: v.detach() for k, v in weights.items()}
+        with torch.enable_grad():
+            values = [z.detach().requires_grad_() for z in fields]
+            losses = weighted_error_and_bits(fixed, values, batch, self.options)
+            return _gradients((losses / batch.weight).sum(), values)
 
     def _costs(self, levels: int, weights: Weights, fields: list[Tensor], batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """`objective.costs` of pictures that each have a quality of their own, in whole."""
@@ -541,7 +550,11 @@ def _stepped(
         if done < options.decoder_batches:
             pool = pool if done else {}
             fields = _fitted(weights, batch, learning, generator)
-            fields = by_trial(fields, lambda tried, levels: learning.costs[levels](weights, tried, batch))
+            fields = by_trial(
+                fields,
+                lambda tried, levels: learning.costs[levels](weights, tried, batch),
+                lambda tried: learning.slopes(weights, tried, batch),
+            )
             pool = dict(pool) | {f"decoder {number_of_batch}/fields/{i}": z for i, z in enumerate(fields)}
         fields = [pool[f"decoder {number_of_batch}/fields/{i}"] for i in range(len(options.channels))]
         loss, gradients = learning.decode(weights, fields, batch, finer)

@@ -8,24 +8,33 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from inrcodec import __version__
 from inrcodec.errors import ImageError, InrcodecError, OptionError, SinrError
 from inrcodec.options import Device
 
-console = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+
 STREAM = Path("-")  # stdin as an input, stdout as an output
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 a wrong option, 3 not an image that can be encoded, 4 not a valid .sinr "
     "file, 5 prior missing or wrong, 6 the output exists or cannot be written, 130 interrupted."
 )
+
+
+@cache
+def console() -> Console:
+    """Stderr with colours, imported when there is something to say: a fiftieth of a decode."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 class Commands(typer.core.TyperGroup):
@@ -47,7 +56,7 @@ class Commands(typer.core.TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or flushing it would fail once more
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            console.print("interrupted")
+            console().print("interrupted")
             raise typer.Exit(130) from None
         except Exception as error:
             misused = hasattr(error, "format_message")  # typer's own errors, which it shows with the usage
@@ -74,12 +83,16 @@ def show_error(error: Exception, *, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps({"error": facts}))
     else:
-        console.print(f"[red]error:[/] {escape(facts['message'])}", soft_wrap=True)
+        from rich.markup import escape
+
+        console().print(f"[red]error:[/] {escape(facts['message'])}", soft_wrap=True)
 
 
 def show_warning(text: str) -> None:
     """What was done, but not as asked, as one line on stderr."""
-    console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+    from rich.markup import escape
+
+    console().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 app = typer.Typer(
@@ -148,7 +161,7 @@ class Reporter:
     def __call__(self, facts: Any, text: str, detail: str = "") -> None:
         """Say a result; the detail is for the verbose."""
         if self.verbose and detail:
-            console.print(detail, soft_wrap=True, markup=False)
+            console().print(detail, soft_wrap=True, markup=False)
         if self.as_json or not self.quiet:
             print(json.dumps(facts) if self.as_json else text, file=sys.stderr if self.aside else sys.stdout)
 
@@ -202,6 +215,6 @@ def progress_bar(title: str, wanted: bool) -> Iterator[Callable[[float, float], 
     from rich.progress import Progress
 
     # Rich would send what is printed to stdout above the bar, and so to stderr: not if it is meant for a pipe.
-    with Progress(console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with Progress(console=console(), transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

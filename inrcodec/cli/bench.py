@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from inrcodec.cli.app import (
     DeviceOption,
@@ -77,7 +76,7 @@ def bench(
 
     def note(text: str) -> None:
         if not quiet:
-            console.print(f"note: {text}")
+            console().print(f"note: {text}")
 
     def tell(row: library.Row) -> None:
         if csv:
@@ -85,7 +84,7 @@ def bench(
             write_atomically(csv, library.to_csv(known).encode(), overwrite=True)
         if verbose:
             quality = f"{row.file}: {row.codec}, quality {row.quality:g}"
-            console.print(f"{quality}: {row.bpp:.3f} bits per pixel, {row.psnr:.2f} dB", soft_wrap=True, markup=False)
+            console().print(f"{quality}: {row.bpp:.3f} bits per pixel, {row.psnr:.2f} dB", soft_wrap=True, markup=False)
 
     ours = library.Codec("inrcodec", ".sinr", tuple(qualities), encode_file, decode_file)
     codecs = [ours] + (library.pillow_codecs(note) if others else [])
@@ -101,5 +100,7 @@ def bench(
     if as_json:
         print(json.dumps(library.report(rows, rates)))
     elif not quiet:
+        from rich.console import Console
+
         for table in library.tables(averages, rates, ours.name):
             Console().print(table)

@@ -164,7 +164,7 @@ def _progress(bar: Callable[[int, int], None] | None, report: Reporter) -> Calla
         if report.shows_progress:
             left = time.strftime("%H:%M:%S", time.gmtime(state.seconds_left))
             text = f"step {state.step}/{state.steps} round {state.round} surviving {state.surviving:.3f}"
-            console.print(f"{text} loss {state.loss:.5f}, {left} left")
+            console().print(f"{text} loss {state.loss:.5f}, {left} left")
 
     return progress
 
