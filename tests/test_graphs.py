@@ -8,7 +8,7 @@ from inrcodec.graphs import Recorded
 def slope(weights: dict[str, Tensor], rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Of a small function that has a graph of its own."""
     leaf = weights["a"].detach().requires_grad_()
-    loss = sum((row @ leaf).sin().sum() for row in rows)
+    loss = torch.stack([(row @ leaf).sin().sum() for row in rows]).sum()
     return loss.detach(), list(torch.autograd.grad(loss, [leaf]))
 
 
