@@ -22,6 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,8 @@ class Network:
 
     def split(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Weight (P, out, in) and bias (P, out) of each layer, as views of the vectors (P, D)."""
-        parts = iter(vectors.split([n for out, into in self.shapes for n in (out * into, out)], dim=1))
-        return [(next(parts).unflatten(1, shape), next(parts)) for shape in self.shapes]
+        parts = iter(torch.split(vectors, [n for out, into in self.shapes for n in (out * into, out)], dim=1))
+        return [(next(parts).view(-1, *shape), next(parts)) for shape in self.shapes]
 
     def filled(self, weight: float, bias: float, last: float = 1.0) -> Tensor:
         """A vector (D,) of one number for all weights and one for all biases; those of the last layer times `last`."""
@@ -95,12 +96,14 @@ class Network:
     def unpack(self, vectors: Tensor) -> list[Parameters]:
         """The mirror image of `pack`, on the CPU."""
         used = [(self.width, 2), *[(self.width, self.width)] * (self.layers - 1), (3, self.width)]
-        parts = [(w[:, :out, :into], b[:, :out]) for (w, b), (out, into) in zip(self.split(vectors.cpu()), used)]
+        parts = [
+            (w[:, :out, :into], b[:, :out]) for (w, b), (out, into) in zip(self.split(vectors.cpu()), used, strict=True)
+        ]
         return [
             {
                 f"siren.{i}.{name}": value[row].clone()
                 for i, part in enumerate(parts)
-                for name, value in zip(("weight", "bias"), part)
+                for name, value in zip(("weight", "bias"), part, strict=True)
             }
             for row in range(len(vectors))
         ]
@@ -149,11 +152,12 @@ class Loss:
             inputs.append(phase.sin())
             cosines.append(phase.cos_())
         error = torch.baddbmm(layers[-1][1][:, None], inputs[-1], weights[-1].mT) - pictures  # (P, N, 3)
-        deltas, pulls = [error * (2 / error[0].numel())], []
-        for weight, cosine in zip(weights[:0:-1], cosines[::-1]):
+        deltas, pulls = [error * (2 / error[0].numel())], list[Tensor]()
+        for weight, cosine in zip(weights[:0:-1], cosines[::-1], strict=True):
             pulls.insert(0, torch.bmm(deltas[0], weight))
             deltas.insert(0, pulls[0] * cosine)
-        gradient = _joined([(_over_pixels(delta, hidden), delta.sum(1)) for delta, hidden in zip(deltas, inputs)])
+        pairs = zip(deltas, inputs, strict=True)
+        gradient = _joined([(_over_pixels(delta, hidden), delta.sum(1)) for delta, hidden in pairs])
         return gradient * self.factors, Pass(error.square().mean((1, 2)), weights, inputs, cosines, pulls, deltas)
 
     def curvature(self, at: Pass, vectors: Tensor) -> Tensor:
@@ -188,8 +192,9 @@ class Loss:
 def _over_pixels(deltas: Tensor, inputs: Tensor) -> Tensor:
     """The gradient of weights (P, out, in) from (P, N, out) and (P, N, in)."""
     parts = math.gcd(deltas.shape[1], PARTS)
-    deltas, inputs = (each.unflatten(1, (parts, -1)).flatten(0, 1) for each in (deltas, inputs))
-    return torch.bmm(deltas.mT, inputs).unflatten(0, (-1, parts)).sum(1)
+    count, pixels = deltas.shape[:2]
+    deltas, inputs = (each.reshape(count * parts, pixels // parts, -1) for each in (deltas, inputs))
+    return torch.bmm(deltas.mT, inputs).view(count, parts, deltas.shape[2], -1).sum(1)
 
 
 def _joined(layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -213,7 +218,7 @@ def meta_gradient(
     gradient *= masks
     for at in reversed(passes):
         gradient = gradient - rate * loss.curvature(at, gradient) * masks
-    return gradient.unflatten(0, (runs, batch)).mean(1), last.loss.unflatten(0, (runs, batch))
+    return gradient.view(runs, batch, -1).mean(1), last.loss.view(runs, batch)
 
 
 def pruned(network: Network, scores: Tensor, masks: Tensor, fraction: float) -> Tensor:
@@ -259,7 +264,7 @@ def pack(folders: Mapping[str, Path], side: int, most: int | None, path: Path) -
             else:
                 chosen = np.arange(count)
             arrays[f"{data}/{part}"] = np.stack([pictures._cropped(i, np.zeros(2)) for i in chosen.tolist()])
-    np.savez_compressed(path, **arrays)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def drawn(seed: int, step: int, count: int, available: int) -> NDArray[np.int64]:
@@ -297,14 +302,14 @@ class Training:
     def advance(self) -> None:
         """One outer step. Nothing in it looks at values on the host."""
         chosen = self.schedule.index_select(0, self.step.long()[None])[0]  # (R, B)
-        batch = self.pictures.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+        batch = self.pictures.index_select(0, chosen.flatten()).view(*chosen.shape, *self.pictures.shape[1:])
         inner = self.options.inner
         gradient, losses = meta_gradient(self.loss, self.vectors, self.masks, batch, inner.steps, inner.rate)
         self.step += 1
         moved = adam_step(
             {"": self.vectors}, {"": gradient}, {"": self.first}, {"": self.second}, self.step, self.options.outer_rate
         )
-        for place, value in zip((self.vectors, self.first, self.second), moved):
+        for place, value in zip((self.vectors, self.first, self.second), moved, strict=True):
             place.copy_(value[""])
         self.psnr += (-10 * losses.log10()).mean(1)
 
@@ -327,7 +332,7 @@ class Training:
             self.replay = graph.replay
         except RuntimeError as error:
             print(f"not recorded, slower: {error}", flush=True)
-        for place, value in zip(self.state, before):
+        for place, value in zip(self.state, before, strict=True):
             place.copy_(value)
 
     def prune(self, random_seeds: Sequence[int] | None) -> None:
@@ -453,7 +458,7 @@ class Experiments:
         training = self._training(network, *self._begun(network, "dense"))
         for number in range(1, max(self.size.rounds) + 1):
             training.prune([seed for _, seed in self.runs] if name == "random" else None)
-            training.run(options.round_steps, lambda step, psnr, number=number: self._report(name, number, step, psnr))
+            training.run(options.round_steps, partial(self._report, name, number))
             self._save(network, name, number, training.vectors, training.masks)
             if number in self.size.rounds:
                 self._measure(method, number, network, training.vectors[self.run_of], training.masks[self.run_of])
@@ -466,7 +471,7 @@ class Experiments:
             return vectors, self._full(network, len(vectors))
         initial = network.pack([network.init(torch.Generator().manual_seed(seed)) for _, seed in self.runs])
         training = self._training(network, initial.to(self.device), self._full(network, len(initial)))
-        training.run(self.options.dense_steps, lambda step, psnr: self._report(name, 0, step, psnr))
+        training.run(self.options.dense_steps, partial(self._report, name, 0))
         self._save(network, name, 0, training.vectors, training.masks)
         return training.vectors, training.masks
 
@@ -528,11 +533,11 @@ class Experiments:
         counts = [len(pictures.train[data]) for data, _ in self.runs]
         draws = {
             key: np.stack([drawn(key[0], step, options.batch, key[1]) for step in range(steps)])
-            for key in {(seed, count) for (_, seed), count in zip(self.runs, counts)}
+            for key in {(seed, count) for (_, seed), count in zip(self.runs, counts, strict=True)}
         }
-        sets = list(pictures.train)
-        begins = dict(zip(sets, np.cumsum([0, *(len(pictures.train[data]) for data in sets)])))
-        each = [draws[seed, count] + begins[data] for (data, seed), count in zip(self.runs, counts)]
+        sizes = [len(each) for each in pictures.train.values()]
+        begins = dict(zip(pictures.train, np.cumsum(sizes) - sizes, strict=True))
+        each = [draws[seed, count] + begins[data] for (data, seed), count in zip(self.runs, counts, strict=True)]
         return torch.from_numpy(np.stack(each, axis=1)).to(self.device)
 
     def _values(self, pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -542,7 +547,7 @@ class Experiments:
     def _save(self, network: Network, name: str, number: int, vectors: Tensor, masks: Tensor) -> None:
         architecture = Architecture((self.options.omega,) * self.options.layers)
         left = network.unpack(masks)
-        for run, parameters, alive in zip(self.runs, network.unpack(vectors), left):
+        for run, parameters, alive in zip(self.runs, network.unpack(vectors), left, strict=True):
             tensors = {key: value.numpy() for key, value in parameters.items()}
             for key, mask in alive.items():
                 if key.endswith("weight"):
@@ -580,7 +585,7 @@ def main() -> None:
     second.add_argument("--at-once", type=int, default=192, help="pictures fitted together; memory is linear in it")
     second.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
     second.add_argument("--tf32", action="store_true", help="multiply with 10 bits of mantissa where the GPU can")
-    second.add_argument("--smoke", action="store_true", help="a few steps of everything")
+    second.add_argument("--smoke", action="store_true", help="a few steps of everything, in a RUN of its own")
     arguments = parser.parse_args()
     if arguments.command == "pack":
         pack(paper.sources(arguments.data), arguments.side, arguments.train, arguments.out)

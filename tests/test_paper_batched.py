@@ -141,9 +141,7 @@ def test_all_runs_at_once_give_what_each_gives(folders: dict[str, Path], packed:
             np.testing.assert_allclose(prior.tensors[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_that_was_out_of_time_goes_on(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_out_of_time_goes_on(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(paper_batched.OutOfTime):
         experiments(packed, tmp_path, deadline=0.0).run(["Dense-Narrow"])
     assert paper.read_rows(tmp_path / "paper.csv") == []
@@ -170,7 +168,10 @@ def test_the_command_packs_and_runs(
     command = ["run", str(path), "--seeds", "3", "--validation", "1", "--methods", "Scratch", "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["paper_batched.py", *command])
     paper_batched.main()
-    assert {(row.data, row.pictures) for row in paper.read_rows(tmp_path / "paper.csv")} == {("faces", 1), ("glyphs", 1)}
+    assert {(row.data, row.pictures) for row in paper.read_rows(tmp_path / "paper.csv")} == {
+        ("faces", 1),
+        ("glyphs", 1),
+    }
     assert "out of time" not in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["paper_batched.py", *command[:-1], str(tmp_path / "b"), "--minutes", "0"])
     paper_batched.main()
