@@ -107,6 +107,14 @@ SIZES = {
         pictures=8,
         adam=ADAM,
     ),
+    # For `paper_batched.py`: as small, with ten times the steps.
+    "gpu": Size(
+        TrainOptions(hidden=67, omega=60.0, outer_rate=3e-4, dense_steps=5000, rounds=13, round_steps=1000),
+        rounds=(4, 8, 11, 13),
+        side=48,
+        pictures=64,
+        adam=ADAM,
+    ),
     "full": Size(TrainOptions(), rounds=tuple(range(4, 21)), side=None, pictures=None, adam=ADAM),
 }
 
@@ -547,17 +555,9 @@ def main() -> None:
     """Run the experiments, or show what they gave."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
-    options = argparse.ArgumentParser(add_help=False)
+    options = size_options("small")
     options.add_argument("data", nargs="+", help=f"NAME=FOLDER; names: {', '.join(SIDES)}")
-    options.add_argument("--size", choices=SIZES, default="small")
-    options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
-    options.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
     options.add_argument("--side", type=int, help="pixels of a picture's side")
-    options.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
-    options.add_argument("--fit-rate", type=float, help="of the fit's Adam")
-    options.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
     first = commands.add_parser("run", help="train and measure", parents=[options])
     first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[options])
@@ -579,17 +579,37 @@ def main() -> None:
     if arguments.command == "settings":
         settings(arguments.runs)
         return
-    folders = dict(word.split("=", 1) for word in arguments.data if "=" in word)
-    if len(folders) < len(arguments.data) or not folders.keys() <= SIDES.keys():
-        raise OptionError(f"expected NAME=FOLDER with {', '.join(SIDES)}, found {' '.join(arguments.data)}")
-    sources = {name: Path(folder) for name, folder in folders.items()}
+    folders, size = sources(arguments.data), size_of(arguments)
+    size = replace(size, side=arguments.side or size.side)
     if arguments.command == "swap":
-        swap(sources, _size(arguments), arguments.out, arguments.seeds)
+        swap(folders, size, arguments.out, arguments.seeds)
     else:
-        run(sources, _size(arguments), arguments.out, arguments.seeds, arguments.methods)
+        run(folders, size, arguments.out, arguments.seeds, arguments.methods)
 
 
-def _size(arguments: argparse.Namespace) -> Size:
+def sources(words: Sequence[str]) -> dict[str, Path]:
+    """The data sets on the command line."""
+    folders = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(folders) < len(words) or not folders.keys() <= SIDES.keys():
+        raise OptionError(f"expected NAME=FOLDER with {', '.join(SIDES)}, found {' '.join(words)}")
+    return {name: Path(folder) for name, folder in folders.items()}
+
+
+def size_options(default: str) -> argparse.ArgumentParser:
+    """The options that `size_of` reads, and where results go and which seeds they have."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--size", choices=SIZES, default=default)
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--rounds", type=int, nargs="+", help="those of the size that are measured; default: all")
+    options.add_argument("--pictures", type=int, help="to measure on, drawn by the seed")
+    options.add_argument("--train", nargs="+", default=[], metavar="OPTION=NUMBER", help="other TrainOptions")
+    options.add_argument("--fit-rate", type=float, help="of the fit's Adam")
+    options.add_argument("--validation", type=int, default=0, help="training pictures to set aside and measure on")
+    return options
+
+
+def size_of(arguments: argparse.Namespace) -> Size:
     """The size of that name, with what the command line changes."""
     size = SIZES[arguments.size]
     kinds: dict[str, Callable[[str], float]] = {"int": int, "float": float, "bool": lambda word: bool(int(word))}
@@ -604,7 +624,6 @@ def _size(arguments: argparse.Namespace) -> Size:
         size,
         train=replace(size.train, **changes),
         rounds=tuple(arguments.rounds or size.rounds),
-        side=arguments.side or size.side,
         pictures=arguments.pictures or size.pictures,
         adam=replace(size.adam, rate=arguments.fit_rate or size.adam.rate),
         validation=arguments.validation,

@@ -92,7 +92,7 @@ def adam_step(
     gradient: Parameters,
     first: Parameters,
     second: Parameters,
-    count: int,
+    count: int | Tensor,
     rate: float,
 ) -> tuple[Parameters, Parameters, Parameters]:
     """Parameters, first and second moments after step `count` = 1, 2, ... (Kingma & Ba 2015, algorithm 1)."""
