@@ -23,10 +23,8 @@ with the schedule multiplied and divided by the same random factors, and the sch
 
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 
-Each picture has a quality of its own, more often a low one. J is weighted with a power of lambda, which makes
-low qualities count a little more, and weights learn from its square root, so that smooth pictures count, too
-(`emphasis`).
-All that is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under
+Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
+count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under
 `torchrun` each process has its share of every batch.
 """
 
@@ -78,7 +76,6 @@ SCHEDULE = ("fit.step", "fit.temperature")
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
-SKEW = 1.7  # power of a uniform number that draws a quality: low ones, which are harder to learn, are drawn more often
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
 
@@ -310,8 +307,7 @@ def train_fields(
         """This process's share of a step's pictures."""
         share = slice(number, None, world)
         pictures = tasks.batch(options.seed, at, options.batch, share).to(device).permute(0, 3, 1, 2) - 0.5
-        drawn = torch.rand(options.batch, generator=torch.Generator().manual_seed(options.seed + at))
-        qualities = (256 * drawn**SKEW).int()
+        qualities = torch.randint(0, 256, (options.batch,), generator=torch.Generator().manual_seed(options.seed + at))
         return Batch.of(pictures, qualities[share])
 
     learning = _Learning(options)
