@@ -25,8 +25,8 @@ Phase 6, analysis: the analysis network alone learns to guess for what the other
 
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
-is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under `torchrun` each
-process has its share of every batch.
+is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under `torchrun`
+each process has its share of every batch.
 """
 
 from __future__ import annotations
