@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inrcodec.fit import torch_device
+from inrcodec.graphs import record
 from inrcodec.grid import pixel_grid
 from inrcodec.maml import Parameters, adam_step
 from inrcodec.prior import Architecture, read_prior, save_prior
@@ -320,16 +321,7 @@ class Training:
             return
         before = [place.clone() for place in self.state]
         try:
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):  # where libraries choose their algorithms
-                for _ in range(3):
-                    self.advance()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.advance()
-            self.replay = graph.replay
+            self.replay = record(self.advance)[0].replay
         except RuntimeError as error:
             print(f"not recorded, slower: {error}", flush=True)
         for place, value in zip(self.state, before, strict=True):

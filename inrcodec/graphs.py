@@ -17,12 +17,28 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 T = TypeVar("T")
 
+WARM_UP = 2  # calls before one is recorded
+
+
+def record(compute: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+    """A graph that does what `compute` does, and where it leaves the results. RuntimeError if it cannot be recorded."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # where libraries choose their algorithms, and tables are filled
+        for _ in range(WARM_UP):
+            compute()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = compute()
+    return graph, results
+
 
 @dataclass(frozen=True)
 class _Recording:
     graph: torch.cuda.CUDAGraph
-    places: list[Tensor]  # of the inputs
     results: Any
+    places: list[Tensor]  # of the inputs
 
 
 class Recorded(Generic[T]):
@@ -56,13 +72,4 @@ class Recorded(Generic[T]):
     def _record(self, tensors: list[Tensor], structure: Any) -> _Recording:
         places = [tensor.detach().clone() for tensor in tensors]
         arguments = tree_unflatten(places, structure)
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # where libraries choose their algorithms, and tables are filled
-            for _ in range(2):
-                self._compute(*arguments)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            results = self._compute(*arguments)
-        return _Recording(graph, places, results)
+        return _Recording(*record(lambda: self._compute(*arguments)), places)

@@ -45,7 +45,7 @@ def upsample(values: Tensor, factor: int, cubic: Tensor) -> Tensor:
     batch, channels, height, width = values.shape
     if factor == 1:
         return values[:, :, HALO:-HALO, HALO:-HALO]
-    constant, by_cubic = _taps(factor, values.device)
+    constant, by_cubic = _cubic(factor, values.device)
     weights = constant + torch.tensordot(cubic, by_cubic, 1)  # (factor, 5)
     bank = torch.einsum("ay,bx->abyx", weights, weights).reshape(factor * factor, 1, 5, 5)
     planes = values.reshape(batch * channels, 1, height, width)
@@ -54,7 +54,7 @@ def upsample(values: Tensor, factor: int, cubic: Tensor) -> Tensor:
 
 
 @lru_cache
-def _taps(factor: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _cubic(factor: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The cubic at the finer centres, linear in its (B, C): at (0, 0), (factor, 5), and slopes (2, factor, 5)."""
     phase = (np.arange(factor) + 0.5) / factor - 0.5  # of the finer centres, in cells
     distances = np.arange(-HALO, HALO + 1) - phase[:, None]

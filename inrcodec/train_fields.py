@@ -410,8 +410,8 @@ class _Learning:
 
     def __init__(self, options: FieldOptions) -> None:
         self.options = options
-        self.guess = Recorded(self._guess)
-        self.analysis = Recorded(self._analysis)
+        self.guess = Recorded(partial(self._guess, _trainable))
+        self.analysis = Recorded(partial(self._guess, _guessing))
         self.visit = Recorded(self._visit)
         self.follow = Recorded(self._follow)
         self.decode = Recorded(self._decode)
@@ -420,20 +420,17 @@ class _Learning:
         self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
 
     def _guess(
-        self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
+        self,
+        learners: Callable[[Weights], list[str]],
+        weights: Weights,
+        batch: Batch,
+        temperature: Tensor,
+        noises: list[Tensor],
     ) -> tuple[Tensor, Weights]:
-        """Loss of the guess, and its gradients by all weights."""
+        """Loss of the guess, and its gradients by the weights that learn from it."""
         leaves = _leaves(weights)
         losses = guess_loss(leaves, batch, temperature, self.options, noises)
-        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _trainable(leaves))
-
-    def _analysis(
-        self, weights: Weights, batch: Batch, temperature: Tensor, noises: list[Tensor]
-    ) -> tuple[Tensor, Weights]:
-        """Loss of the guess, and its gradients by the analysis network alone."""
-        leaves = _leaves(weights)
-        losses = guess_loss(leaves, batch, temperature, self.options, noises)
-        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _guessing(leaves))
+        return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, learners(leaves))
 
     def _first(self, weights: Weights, batch: Batch) -> list[Tensor]:
         """The guess."""
@@ -473,11 +470,8 @@ class _Learning:
 
     def _slopes(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[Tensor]:
         """The gradient of J by fields as they are."""
-        fixed = {k: v.detach() for k, v in weights.items()}
-        with torch.enable_grad():
-            values = [z.detach().requires_grad_() for z in fields]
-            losses = weighted_error_and_bits(fixed, values, batch, self.options)
-            return _gradients((losses / batch.weight).sum(), values)
+        slopes = loss_and_slopes(weights, fields, batch, self.options)[1]
+        return [slope / batch.weight[:, None, None, None] for slope in slopes]
 
     def _costs(self, levels: int, weights: Weights, fields: list[Tensor], batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """`objective.costs` of pictures that each have a quality of their own, in whole."""
@@ -649,17 +643,27 @@ def fast_objective(
     """The sum of `weighted_objective` and its gradients by the fields, without any by the weights."""
     fields = [z.detach().requires_grad_() for z in fields]
     rounded = _noisily(fields, temperature, noises)
+    loss, by_rounded = loss_and_slopes(weights, rounded, batch, options)
+    return loss, list(torch.autograd.grad(rounded, fields, by_rounded))
+
+
+def loss_and_slopes(
+    weights: Weights, fields: list[Tensor], batch: Batch, options: FieldOptions
+) -> tuple[Tensor, list[Tensor]]:
+    """The sum of `weighted_error_and_bits` and its gradients by fields as they are."""
     if batch.pictures.device.type != "cpu":  # which is fastest with one large graph
         fixed = {k: v.detach() for k, v in weights.items()}
-        loss = weighted_error_and_bits(fixed, rounded, batch, options).sum()
-        return loss.detach(), list(torch.autograd.grad(loss, fields))
+        with torch.enable_grad():
+            values = [z.detach().requires_grad_() for z in fields]
+            loss = weighted_error_and_bits(fixed, values, batch, options).sum()
+        return loss.detach(), _gradients(loss, values)
     total = batch.pictures.new_zeros(())
-    by_rounded = [torch.empty_like(z) for z in rounded]
-    for at, (found, gradients) in enumerate(_objectives(weights, rounded, batch, options)):
+    slopes = [torch.empty_like(z) for z in fields]
+    for at, (found, gradients) in enumerate(_objectives(weights, fields, batch, options)):
         total = total + batch.weight[at] * found
-        for whole, gradient in zip(by_rounded, gradients, strict=True):
+        for whole, gradient in zip(slopes, gradients, strict=True):
             whole[at : at + 1] = batch.weight[at] * gradient
-    return total, list(torch.autograd.grad(rounded, fields, by_rounded))
+    return total, slopes
 
 
 def _objectives(
@@ -709,8 +713,8 @@ def _cosine(part: float) -> float:
 
 
 @torch.no_grad()
-def _learnt(state: _State, gradients: Weights, count: int, learning: float, paces: Mapping[str, float]) -> _State:
-    """The state after a step of Adam with betas 0.9 and 0.99, of rates `learning` times their paces (1).
+def _learnt(state: _State, gradients: Weights, count: int, pace: float, paces: Mapping[str, float]) -> _State:
+    """The state after a step of Adam with betas 0.9 and 0.99, of rates `pace` times those of `paces` (1).
 
     Gradients are sums of `count`; their mean is clipped.
     """
@@ -722,7 +726,7 @@ def _learnt(state: _State, gradients: Weights, count: int, learning: float, pace
         slopes[names.index("field.kernel")][0, 0] = 0  # level 0 interpolates: its values are those at pixel centres
     first = torch._foreach_lerp([state.first[name] for name in names], slopes, 0.1)
     second = torch._foreach_lerp([state.second[name] for name in names], torch._foreach_mul(slopes, slopes), 0.01)
-    scale = learning * math.sqrt(1 - 0.99**state.step) / (1 - 0.9**state.step)
+    scale = pace * math.sqrt(1 - 0.99**state.step) / (1 - 0.9**state.step)
     spread = torch._foreach_add(torch._foreach_sqrt(second), 1e-8)
     moves = torch._foreach_mul(torch._foreach_div(first, spread), [-scale * paces.get(name, 1.0) for name in names])
     # What the schedule counts is logs.
