@@ -156,7 +156,7 @@ class SinrPicture:
     @property
     def quality(self) -> float:
         """What it was encoded with, 1..100."""
-        return index_quality(self._file.quality_index)
+        return index_quality(self._file.asked_index)
 
     @property
     def metadata(self) -> Mapping[str, bytes]:

@@ -37,6 +37,7 @@ __all__ = [
     "Row",
     "average",
     "bd_rates",
+    "bd_rates_by_picture",
     "curves",
     "measure",
     "pillow_codecs",
@@ -186,6 +187,22 @@ def bd_rates(curves: Mapping[str, Sequence[Point]], ours: str) -> dict[str, floa
     return rates
 
 
+def bd_rates_by_picture(rows: Iterable[Row], ours: str) -> dict[str, float | None]:
+    """As `bd_rates`, of each picture's own curves: the geometric mean over the pictures where they can be compared.
+
+    Means over pictures have fewer bits at equal mean PSNR if smooth pictures get more of them; these do not.
+    """
+    by_picture: dict[str, list[Row]] = {}
+    for row in rows:
+        by_picture.setdefault(row.file, []).append(row)
+    found: dict[str, list[float | None]] = {}
+    for group in by_picture.values():
+        for codec, rate in bd_rates(curves(average(group)), ours).items():
+            found.setdefault(codec, []).append(rate)
+    logs = {codec: [math.log1p(rate / 100) for rate in rates if rate is not None] for codec, rates in found.items()}
+    return {codec: 100 * math.expm1(fmean(own)) if own else None for codec, own in logs.items()}
+
+
 def read_curves(path: Path) -> dict[str, list[Point]]:
     """Published points by codec, from a CSV file with the columns codec, bpp and psnr_rgb and any others.
 
@@ -203,10 +220,16 @@ def read_curves(path: Path) -> dict[str, list[Point]]:
     return points
 
 
-def report(rows: Sequence[Row], rates: Mapping[str, float | None]) -> dict[str, Any]:
+def report(rows: Sequence[Row], rates: Mapping[str, float | None], ours: str) -> dict[str, Any]:
     """All results as JSON has it: what is infinite becomes null."""
+    by_picture = bd_rates_by_picture(rows, ours)
     averages = [_finite(asdict(mean)) for mean in average(rows)]
-    return {"rows": [_finite(asdict(row)) for row in rows], "averages": averages, "bd_rate_percent": dict(rates)}
+    return {
+        "rows": [_finite(asdict(row)) for row in rows],
+        "averages": averages,
+        "bd_rate_percent": dict(rates),
+        "bd_rate_percent_by_picture": by_picture,
+    }
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -231,15 +254,19 @@ def read_rows(path: Path) -> list[Row]:
         raise OptionError(f"{path}: expected the rows of an earlier run, found {error!r}") from None
 
 
-def tables(averages: Iterable[Average], rates: Mapping[str, float | None], ours: str) -> list[Table]:
+def tables(rows: Sequence[Row], rates: Mapping[str, float | None], ours: str) -> list[Table]:
     """What to show on a terminal: the averages, and the rate of ours against each other codec."""
+
+    def shown(rate: float | None) -> str:
+        return "no common PSNR" if rate is None else f"{rate:+.1f} %"
+
     means = Table("codec", "quality", "bpp", "PSNR (dB)", "SSIM", "encode (s)", "decode (s)")
-    for mean in averages:
+    for mean in average(rows):
         numbers = (f"{mean.bpp:.4f}", f"{mean.psnr:.2f}", f"{mean.ssim:.4f}")
         means.add_row(mean.codec, f"{mean.quality:g}", *numbers, f"{mean.encode_s:.3f}", f"{mean.decode_s:.3f}")
-    against = Table("codec", f"BD-rate of {ours}")
+    against, by_picture = Table("codec", f"BD-rate of {ours}", "picture by picture"), bd_rates_by_picture(rows, ours)
     for codec, rate in rates.items():
-        against.add_row(codec, "no common PSNR" if rate is None else f"{rate:+.1f} %")
+        against.add_row(codec, shown(rate), shown(by_picture[codec]) if codec in by_picture else "")
     return [means, against]
 
 

@@ -9,6 +9,7 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     colour             u8        0 RGB, 1 grey (the mean of the three decoded channels); others illegal
     bit depth          u8        8 or 16 bits per sample; others illegal
     quality index      u8        0..255; lambda = 2 ** (11.6 - 8 * index / 255), squared 8-bit error per bit
+    asked index        u8        0..255; what a typical picture would have had (`allocation`); for people only
     width              varint    pixels, at least 1
     height             varint    pixels, at least 1
     prior id           8 bytes   the first 8 bytes of the SHA-256 of the prior's file
@@ -117,6 +118,7 @@ class SinrFile:
     colour: Colour
     bit_depth: int  # bits per sample
     quality_index: int  # 0..255
+    asked_index: int  # 0..255, what a typical picture would have
     prior_id: bytes  # 8 bytes
     groups: tuple[bytes, ...]  # payloads, coarse to fine
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
@@ -141,6 +143,7 @@ def pack(file: SinrFile) -> bytes:
     out.append(_colour(file.colour))
     out.append(_bit_depth(file.bit_depth))
     out.append(_in_range("quality index", file.quality_index, 0, 255))
+    out.append(_in_range("asked index", file.asked_index, 0, 255))
     out += _varint(_in_range("width", file.width, 1, MAX_VARINT))
     out += _varint(_in_range("height", file.height, 1, MAX_VARINT))
     _in_range("size of the prior id", len(file.prior_id), PRIOR_ID_SIZE, PRIOR_ID_SIZE)
@@ -219,7 +222,7 @@ def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list
         raise SinrError(f"flags: expected bits 2..7 to be 0, found {flags:#010b}")
     colour = _colour(reader.u8("colour"))
     bit_depth = _bit_depth(reader.u8("bit depth"))
-    quality_index = reader.u8("quality index")
+    quality_index, asked_index = reader.u8("quality index"), reader.u8("asked index")
     width = _in_range("width", reader.varint("width"), 1, MAX_VARINT)
     height = _in_range("height", reader.varint("height"), 1, MAX_VARINT)
     if not limits.allow(width, height):
@@ -227,7 +230,7 @@ def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list
     prior_id = reader.take(PRIOR_ID_SIZE, "prior id")
     count = _in_range("group count", reader.u8("group count"), 1, MAX_GROUPS)
     lengths = [reader.varint(f"length of group {index}") for index in range(count)]
-    header = SinrFile(width, height, colour, bit_depth, quality_index, prior_id, ())
+    header = SinrFile(width, height, colour, bit_depth, quality_index, asked_index, prior_id, ())
     if flags & WITH_OPACITY:
         payload = reader.take(reader.varint("length of the opacity"), "opacity")
         alpha = _decompress("opacity", payload, header.alpha_size)

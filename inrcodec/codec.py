@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from inrcodec.allocation import allocated_index
 from inrcodec.alpha import pack_alpha, sample_alpha, spread_colours, unpack_alpha
 from inrcodec.bitstream import Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.deltas import Deltas, changed_filter, changed_rate, pack_deltas, unpack_deltas
@@ -60,7 +61,7 @@ class Encoded:
     width: int
     prior: str
     groups: tuple[int, ...]  # bytes of each parameter group
-    quality: float  # which it is, or has been found to meet a target
+    quality: float  # that was asked for, or has been found to meet a target
     missed: str = ""  # a target that is not met within 2 % or 0.1 dB, and what the file has instead
 
     @property
@@ -101,6 +102,7 @@ def encode(
         colour=Colour.GREY if picture.grey else Colour.RGB,
         bit_depth=picture.bit_depth,
         quality_index=0,
+        asked_index=0,
         prior_id=prior.id,
         groups=(),
         metadata=picture.metadata,
@@ -133,7 +135,8 @@ def encode(
         return packed(index, [*pack_deltas(changes), *streams], fields, changes)
 
     def packed(index: int, groups: list[bytes], fields: Fields, changes: Deltas) -> _Attempt:
-        data = pack(replace(plain, quality_index=index, groups=tuple(groups)))
+        nominal = index if asked is None else asked
+        data = pack(replace(plain, quality_index=index, asked_index=nominal, groups=tuple(groups)))
         return _Attempt(index, fields, changes, data, tuple(map(len, groups)))
 
     def cut(above: _Attempt, below: _Attempt, row: int) -> _Attempt:
@@ -142,13 +145,15 @@ def encode(
         fields = (np.concatenate([a[:, : cells(row, i)], b[:, cells(row, i) :]], axis=1) for i, (a, b) in pairs)
         return with_fields(above.index, tuple(fields), above.deltas)
 
-    missed = ""
+    missed, asked = "", None
     if options.target is None:
-        made = attempt(quality_index(options.quality), options.steps)
+        asked = quality_index(options.quality)
+        made = attempt(allocated_index(pixels, asked, seen) if levels else asked, options.steps)
     else:
         steps = options.steps if levels else 0
         made, missed = _meet(options.target, attempt, cut, steps, picture, seen, prior)
-    return Encoded(made.data, height, width, prior.name, made.groups, index_quality(made.index), missed)
+    quality = index_quality(made.index if asked is None else asked)
+    return Encoded(made.data, height, width, prior.name, made.groups, quality, missed)
 
 
 def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -1,9 +1,9 @@
 """Settings: what a person chooses, checked once and then frozen.
 
-Quality 1..100 picks a quality index 0..255, which is what a file stores. The index
-fixes lambda, the squared error (sum over RGB, in units of 1/255) that one bit is worth:
+Quality 1..100 picks a quality index 0..255 for a typical picture; `allocation` moves it up for smooth and down for
+busy ones. The index fixes lambda, the squared error (sum over RGB, in units of 1/255) that one bit is worth:
 
-    lambda = 2 ** (11.6 - 8 * index / 255)      3104 at quality 1, 12 at quality 100
+    lambda = 2 ** (11.6 - 8 * index / 255)      3104 at index 0, 12 at 255
 
 and the conditioning q that networks see, which is log lambda, linear in the index.
 """

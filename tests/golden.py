@@ -114,7 +114,7 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         return lambda: encode(picture, options, prior=prior, self_contained=self_contained).data
 
     def built(groups: tuple[bytes, ...]) -> Callable[[], bytes]:
-        return lambda: pack(SinrFile(37, 22, Colour.RGB, 8, 100, prior.id, groups))
+        return lambda: pack(SinrFile(37, 22, Colour.RGB, 8, 100, 100, prior.id, groups))
 
     def few(count: int) -> NDArray[np.int32]:
         return rng.integers(-2, 3, count, dtype=np.int32)

@@ -52,7 +52,7 @@ def read_container(data: bytes) -> Container:
                 return value
 
     assert take(5) == b"SINR\x01"
-    flags, _colour, depth, quality_index = take(4)
+    flags, _colour, depth, quality_index, _asked_index = take(5)
     width, height = varint(), varint()
     prior_id = take(8)
     lengths = [varint() for _ in range(take(1)[0])]

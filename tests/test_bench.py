@@ -138,11 +138,25 @@ def test_bd_rates_compare_ours_with_each_other_codec() -> None:
     assert bench.bd_rates({"other": [(0.1, 30.0), (0.2, 33.0)]}, "ours") == {"other": None}
 
 
+def test_bd_rates_by_picture_do_not_depend_on_which_picture_gets_the_bits() -> None:
+    def rows_of(codec: str, factors: dict[str, float], moved: dict[str, int]) -> list[Row]:
+        """Pictures whose PSNR rises by 3 dB per doubling of the rate, `moved` doublings further up."""
+        steps = [(file, factor, step + moved[file]) for file, factor in factors.items() for step in range(3)]
+        return [Row(codec, step, file, 9, f * 2**step, 30 + 3 * step, 0.9, 1.0, 1.0) for file, f, step in steps]
+
+    there = rows_of("theirs", {"smooth": 0.1, "busy": 0.4}, {"smooth": 0, "busy": 0})
+    for moved in ({"smooth": 0, "busy": 0}, {"smooth": 1, "busy": -1}):
+        rows = there + rows_of("ours", {"smooth": 0.05, "busy": 0.8}, moved)
+        assert bench.bd_rates_by_picture(rows, "ours") == {"theirs": pytest.approx(0)}  # half and twice as many bits
+    apart = rows_of("far off", {"smooth": 0.1}, {"smooth": 30})
+    assert bench.bd_rates_by_picture(there + apart, "theirs") == {"far off": None}
+
+
 def test_the_report_is_json_and_csv(folder: Path) -> None:
     rows = bench.measure(folder, [OURS])
     rows.append(Row("lossless", 100, "a.png", 10, 9.0, math.inf, 1.0, 0.1, 0.1))
     rates = bench.bd_rates(bench.curves(bench.average(rows)), "ours")
-    loaded = json.loads(json.dumps(bench.report(rows, rates), allow_nan=False))
+    loaded = json.loads(json.dumps(bench.report(rows, rates, "ours"), allow_nan=False))
     assert loaded["rows"][0]["file"] == "a.png"
     assert loaded["rows"][-1]["psnr"] is None
     assert loaded["averages"][0]["files"] == 2
@@ -153,8 +167,8 @@ def test_the_report_is_json_and_csv(folder: Path) -> None:
 def test_the_tables_show_every_codec() -> None:
     console = Console(width=100)
     with console.capture() as capture:
-        averages = [mean_of("ours", 0.25, 31.256), mean_of("JPEG", 0.5, 30)]
-        console.print(*bench.tables(averages, {"JPEG": -12.34, "WebP": None}, "ours"))
+        rows = [Row("ours", 1, "a", 9, 0.25, 31.256, 0.9, 1.0, 1.0), Row("JPEG", 1, "a", 9, 0.5, 30, 0.9, 1.0, 1.0)]
+        console.print(*bench.tables(rows, {"JPEG": -12.34, "WebP": None}, "ours"))
     text = capture.get()
     assert all(part in text for part in ("JPEG", "0.2500", "31.26", "BD-rate of ours", "-12.3 %", "no common PSNR"))
 

@@ -22,6 +22,7 @@ PLAIN = SinrFile(
     colour=Colour.RGB,
     bit_depth=8,
     quality_index=152,
+    asked_index=147,
     prior_id=bytes.fromhex("0011223344556677"),
     groups=(b"\x0a", b"", b"\x00\x0b\x0c"),
 )
@@ -36,7 +37,7 @@ FULL = dataclasses.replace(
 CLEAR = dataclasses.replace(PLAIN, width=3, height=2, bit_depth=16, alpha=bytes(range(13)), metadata={"xmp": b"<x/>"})
 
 PREFIX = b"SINR\x01"
-FIELDS = b"\0\0\x08\x98"  # flags, colour, bit depth, quality index
+FIELDS = b"\0\0\x08\x98\x93"  # flags, colour, bit depth, quality index, asked index
 SIZE = b"\xac\x02\xc8\x01"  # width 300, height 200
 GROUPS = b"\x03\x01\x00\x03\x0a\x00\x0b\x0c"  # three of 1, 0 and 3 bytes
 BODY = FIELDS + SIZE + PLAIN.prior_id + GROUPS
@@ -69,8 +70,8 @@ def frame_declaring(size: int) -> bytes:
 
 def test_a_file_without_chunks_is_these_bytes() -> None:
     golden = (
-        "53494e52 01 00 00 08 98 ac02 c801"  # magic, version, flags, colour, bit depth, quality index, size
-        "0011223344556677 03 01 00 03 0a 000b0c 00 e753a851"  # prior id, count, lengths, payloads, end, CRC
+        "53494e52 01 00 00 08 98 93 ac02 c801"  # magic, version, flags, colour, bit depth, both indices, size
+        "0011223344556677 03 01 00 03 0a 000b0c 00 67e57fe8"  # prior id, count, lengths, payloads, end, CRC
     )
     assert pack(PLAIN) == bytes.fromhex(golden)
     assert pack(PLAIN) == sealed(BODY + b"\0")
@@ -93,6 +94,7 @@ def test_unpack_inverts_pack(file: SinrFile) -> None:
     height=st.integers(1, 2000),
     colour=st.sampled_from(Colour),
     quality_index=st.integers(0, 255),
+    asked_index=st.integers(0, 255),
     groups=st.lists(st.binary(max_size=200).map(lambda group: group.rstrip(b"\0")), min_size=1, max_size=64),
     metadata=st.dictionaries(st.sampled_from(["icc", "exif", "xmp"]), st.binary(min_size=1, max_size=50)),
     prior=st.none() | st.binary(min_size=1, max_size=50),
@@ -102,12 +104,13 @@ def test_unpack_inverts_pack_for_any_content(
     height: int,
     colour: Colour,
     quality_index: int,
+    asked_index: int,
     groups: list[bytes],
     metadata: dict[str, bytes],
     prior: bytes | None,
 ) -> None:
     prior_id = PRIOR_ID if prior is None else hashlib.sha256(prior).digest()[:8]
-    file = SinrFile(width, height, colour, 8, quality_index, prior_id, tuple(groups), metadata, prior)
+    file = SinrFile(width, height, colour, 8, quality_index, asked_index, prior_id, tuple(groups), metadata, prior)
     assert unpack(pack(file)) == file
 
 
@@ -189,43 +192,43 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
     "unknown colour": (sealed(b"\0\x02\x08\x98" + BODY[4:] + b"\0"), SinrError, "colour"),
     "bit depth 0": (sealed(b"\0\0\0\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
     "bit depth 12": (sealed(b"\0\0\x0c\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
-    "width 0": (sealed(FIELDS + b"\0\xc8\x01" + BODY[8:] + b"\0"), SinrError, "width: expected 1"),
-    "height 0": (sealed(FIELDS + b"\xac\x02\0" + BODY[8:] + b"\0"), SinrError, "height: expected 1"),
+    "width 0": (sealed(FIELDS + b"\0\xc8\x01" + BODY[9:] + b"\0"), SinrError, "width: expected 1"),
+    "height 0": (sealed(FIELDS + b"\xac\x02\0" + BODY[9:] + b"\0"), SinrError, "height: expected 1"),
     "width of 2**35 - 1": (
-        sealed(FIELDS + b"\xff\xff\xff\xff\x7f\1" + BODY[8:] + b"\0"),
+        sealed(FIELDS + b"\xff\xff\xff\xff\x7f\1" + BODY[9:] + b"\0"),
         LimitError,
         "32768 a side",
     ),
-    "a side too long": (sealed(FIELDS + b"\x81\x80\x02\1" + BODY[8:] + b"\0"), LimitError, "32769 x 1"),
+    "a side too long": (sealed(FIELDS + b"\x81\x80\x02\1" + BODY[9:] + b"\0"), LimitError, "32769 x 1"),
     "too many pixels": (
-        sealed(FIELDS + b"\x80\x80\x02\x81\x40" + BODY[8:] + b"\0"),
+        sealed(FIELDS + b"\x80\x80\x02\x81\x40" + BODY[9:] + b"\0"),
         LimitError,
         "32768 x 8193",
     ),
     "varint of six bytes": (
-        sealed(FIELDS + b"\x80\x80\x80\x80\x80\1\1" + BODY[8:] + b"\0"),
+        sealed(FIELDS + b"\x80\x80\x80\x80\x80\1\1" + BODY[9:] + b"\0"),
         SinrError,
         "at most 5",
     ),
-    "varint longer than needed": (sealed(FIELDS + b"\xac\x82\0\1" + BODY[8:] + b"\0"), SinrError, "shortest"),
+    "varint longer than needed": (sealed(FIELDS + b"\xac\x82\0\1" + BODY[9:] + b"\0"), SinrError, "shortest"),
     "varint that never ends": (sealed(FIELDS + b"\xff" * 40), SinrError, "at most 5"),
     "prior id cut short": (sealed(FIELDS + SIZE + b"\1\2\3"), TruncatedFileError, "prior id"),
-    "no groups": (sealed(BODY[:16] + b"\0\0"), SinrError, "group count"),
-    "65 groups": (sealed(BODY[:16] + b"\x41" + b"\0" * 65 + b"\0"), SinrError, "group count"),
-    "64 groups, lengths missing": (sealed(BODY[:16] + b"\x40\1\1"), TruncatedFileError, "group"),
+    "no groups": (sealed(BODY[:17] + b"\0\0"), SinrError, "group count"),
+    "65 groups": (sealed(BODY[:17] + b"\x41" + b"\0" * 65 + b"\0"), SinrError, "group count"),
+    "64 groups, lengths missing": (sealed(BODY[:17] + b"\x40\1\1"), TruncatedFileError, "group"),
     "group longer than the file": (
-        sealed(BODY[:16] + b"\1\xff\xff\xff\xff\x7f\1\0"),
+        sealed(BODY[:17] + b"\1\xff\xff\xff\xff\x7f\1\0"),
         TruncatedFileError,
         "group 0",
     ),
     "group that reaches into the CRC": (
-        sealed(BODY[:16] + b"\1\x04ab"),
+        sealed(BODY[:17] + b"\1\x04ab"),
         TruncatedFileError,
         "group 0: expected 4 .*found 2",
     ),
-    "second group missing": (sealed(BODY[:16] + b"\2\1\x05a\0"), TruncatedFileError, "group 1"),
-    "group that ends in a zero": (sealed(BODY[:16] + b"\1\2a\0\0"), SinrError, "zero byte"),
-    "group of one zero": (sealed(BODY[:16] + b"\1\1\0\0"), SinrError, "zero byte"),
+    "second group missing": (sealed(BODY[:17] + b"\2\1\x05a\0"), TruncatedFileError, "group 1"),
+    "group that ends in a zero": (sealed(BODY[:17] + b"\1\2a\0\0"), SinrError, "zero byte"),
+    "group of one zero": (sealed(BODY[:17] + b"\1\1\0\0"), SinrError, "zero byte"),
     "no end tag": (sealed(BODY), TruncatedFileError, "end tag"),
     "bytes after the end": (sealed(BODY + b"\0" + b"junk"), SinrError, "4 more bytes"),
     "a whole file after the end": (sealed(BODY + b"\0" + pack(PLAIN)), SinrError, "more bytes"),
@@ -322,6 +325,7 @@ def test_a_zstd_bomb_is_refused_before_it_is_decompressed(monkeypatch: pytest.Mo
         (lambda file: dataclasses.replace(file, colour=2), "colour"),
         (lambda file: dataclasses.replace(file, bit_depth=12), "bit depth"),
         (lambda file: dataclasses.replace(file, quality_index=256), "quality index"),
+        (lambda file: dataclasses.replace(file, asked_index=-1), "asked index"),
         (lambda file: dataclasses.replace(file, prior_id=b"short"), "prior id"),
         (lambda file: dataclasses.replace(file, groups=()), "group count"),
         (lambda file: dataclasses.replace(file, groups=(b"",) * 65), "group count"),

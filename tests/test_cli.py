@@ -431,8 +431,8 @@ def test_sizes_have_units(text: str, size: int) -> None:
 
 def test_targets_replace_the_quality(folder: Path) -> None:
     words = ("encode", "photo.png", "--prior", "network.safetensors", "--steps", "2", "--force")
-    code, out, errors = run(folder, *words, "--target-size", "0.13kB", "--json")
-    assert code == 0 and json.loads(out)["bytes"] == pytest.approx(130, rel=0.03), out
+    code, out, errors = run(folder, *words, "--target-size", "0.131kB", "--json")
+    assert code == 0 and json.loads(out)["bytes"] == pytest.approx(131, rel=0.03), out
     assert "quality" in run(folder, *words, "--target-bpp", "1.25")[1]
     assert json.loads(out)["target_met"]
     for goal, said in (("--target-size", "a size of 20 bytes is not met: the nearest is"), ("--target-psnr", "a PSNR")):

@@ -30,7 +30,7 @@ def test_a_decoder_written_from_the_spec_finds_the_same_fields(
 ) -> None:
     fields = random_fields(height, width, spread)
     streams = RateModel(field_prior.tensors, CHANNELS).encode(fields, 40)
-    file = SinrFile(width, height, Colour.RGB, 8, 40, field_prior.id, (b"", b"", *streams), prior=field_prior.data)
+    file = SinrFile(width, height, Colour.RGB, 8, 40, 40, field_prior.id, (b"", b"", *streams), prior=field_prior.data)
     container = plain_decoder.read_container(pack(file))
     meta, tensors = plain_decoder.read_tensors(container.chunks[1])
     found = plain_decoder.read_fields(container, meta["channels"], tensors)

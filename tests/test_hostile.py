@@ -62,7 +62,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 def with_prior(prior: bytes, groups: tuple[bytes, ...] = (b"",) * 5, **changes: Any) -> bytes:
     """A small self-contained file."""
-    file = SinrFile(8, 6, Colour.RGB, 8, 100, hashlib.sha256(prior).digest()[:8], groups, prior=prior)
+    file = SinrFile(8, 6, Colour.RGB, 8, 100, 100, hashlib.sha256(prior).digest()[:8], groups, prior=prior)
     return pack(SinrFile(**{**vars(file), **changes}))
 
 

@@ -12,7 +12,7 @@ import inrcodec
 
 FLOORS = (
     {"errors", "graphs", "grid", "metrics", "options", "parallel"},
-    {"bitstream", "entropy", "image", "lattice", "siren"},
+    {"allocation", "bitstream", "entropy", "image", "lattice", "siren"},
     {"alpha", "dataset", "deltas", "guess", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"adapt_filter", "adapt_rate", "analysis", "fit", "objective", "processes", "prune", "rounding"},
     {"api", "codec", "train", "train_fields"},
@@ -21,8 +21,8 @@ FLOORS = (
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 # `encode` with steps and training import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
-    "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "guess", "image", "lattice", "metrics",
-    "plugins", "prior", "render", "viewer",
+    "allocation", "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "guess", "image",
+    "lattice", "metrics", "plugins", "prior", "render", "viewer",
 )  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent

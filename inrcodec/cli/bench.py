@@ -92,15 +92,14 @@ def bench(
         rows = library.measure(folder, codecs, progress, tell, tuple(known))
     if csv:  # in the order of the folder
         write_atomically(csv, library.to_csv(rows).encode(), overwrite=True)
-    averages = library.average(rows)
-    measured = library.curves(averages)
+    measured = library.curves(library.average(rows))
     rates = library.bd_rates({**measured, **published}, ours.name)
     if plot:
         library.plot(measured, plot, published=published, overwrite=force)
     if as_json:
-        print(json.dumps(library.report(rows, rates)))
+        print(json.dumps(library.report(rows, rates, ours.name)))
     elif not quiet:
         from rich.console import Console
 
-        for table in library.tables(averages, rates, ours.name):
+        for table in library.tables(rows, rates, ours.name):
             Console().print(table)

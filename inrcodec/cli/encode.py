@@ -67,7 +67,12 @@ def encode(
     resume: ResumeOption = False,
     keep_mtime: MtimeOption = False,
     quality: Annotated[
-        float | None, typer.Option("-Q", "--quality", help="1 (smallest) to 100 (best). Default: 60.")
+        float | None,
+        typer.Option(
+            "-Q",
+            "--quality",
+            help="1 (smallest) to 100 (best), default 60. Smooth pictures are kept finer than busy ones of a quality.",
+        ),
     ] = None,
     target_size: Annotated[
         str | None,

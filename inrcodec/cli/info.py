@@ -47,7 +47,7 @@ def info(
         "colour": header.colour.name.lower(),
         "alpha": header.alpha is not None,
         "bit_depth": header.bit_depth,
-        "quality": round(index_quality(header.quality_index), 1),
+        "quality": round(index_quality(header.asked_index), 1),
         "lambda": round(lagrangian(header.quality_index), 2),
         "prior": names.get(header.prior_id),
         "prior_id": header.prior_id.hex(),

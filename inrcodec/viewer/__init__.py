@@ -99,7 +99,7 @@ def _facts(file: SinrFile, name: str, size: int, prior: Prior) -> dict[str, str]
         "File": name,
         "Size": f"{size:,} bytes, {size * 8 / (file.width * file.height):.2f} bits per pixel",
         "Picture": f"{file.width} × {file.height}, {kind}, {file.bit_depth} bits{', opacity' if file.alpha else ''}",
-        "Quality": f"{index_quality(file.quality_index):.0f}",
+        "Quality": f"{index_quality(file.asked_index):.0f}",
         "Prior": prior.name,
     }
     if "icc" in file.metadata:

@@ -64,7 +64,7 @@ def payload(data: bytes) -> None:
         for size in sizes:
             groups.append(rest[:size])
             rest = rest[size:]
-        file = SinrFile(width % 24 + 1, height % 24 + 1, Colour.RGB, 8, index, prior.id, tuple(groups))
+        file = SinrFile(width % 24 + 1, height % 24 + 1, Colour.RGB, 8, index, index, prior.id, tuple(groups))
         with suppress(SinrError):
             read_parameters(file, prior)
 
