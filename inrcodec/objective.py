@@ -76,6 +76,11 @@ class FieldModel:
         weights = {k: v.to(device) for k, v in (floats | rate.to_floats(prior.tensors)).items()}
         return cls(weights, prior.architecture.omegas, prior.architecture.channels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights["field.kernel"].device
+
     @cached_property
     def kernels(self) -> list[tuple[float, float]]:
         """(B, C) of each level's cubic, on the host."""
