@@ -28,7 +28,7 @@ __all__ = ["adapt_filter"]
 
 STEPS = 100  # of Adam
 RATE = 1.2e-3  # first step; falls to zero
-PIXELS = 1 << 15  # in the tiles of a step, or one tile
+PIXELS = 1 << 14  # in the tiles of a step, or one tile
 MOST = 1 << 22  # pixels in all tiles that are looked at: those of larger pictures are drawn
 EXPONENTS = (7, 8, 9)  # tried
 BITS = 4.0  # of a change by one unit
@@ -44,16 +44,16 @@ class _Sample:
 
     def error(self, weights: synthesis.Weights, q: Tensor) -> Tensor:
         """Squared error in units of 1/255."""
-        squared = self._forwards(weights, q)[1].square()
+        squared = self._forwards(weights, q, torch.float32)[1].square()
         return (squared if self.weight is None else squared * self.weight[0]).sum() * SQUARED_UNIT
 
-    def slopes(self, weights: synthesis.Weights, q: Tensor) -> list[Tensor]:
-        """The gradient of `error` by each part of the filter."""
-        first, out = weights["filter.in"], weights["filter.out"]
-        hidden, excess = self._forwards(weights, q)
+    def slopes(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """The gradient of `error` by each part of the filter. `dtype` is of what the filter computes."""
+        first, out = weights["filter.in"].to(dtype), weights["filter.out"].to(dtype)
+        hidden, excess = self._forwards(weights, q, dtype)
         upstream = (excess if self.weight is None else excess * self.weight[0]) * (2 * SQUARED_UNIT)  # (3, h, w)
         _, rows, columns = upstream.shape
-        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2)
+        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2, dtype=dtype)
         for y, x in product(range(3), range(3)):
             by_taps[y, x, :, y : y + rows, x : x + columns] = upstream
         flat = by_taps.view(27, -1)
@@ -61,17 +61,20 @@ class _Sample:
         by_out = (flat @ samples).view(3, 3, 3, -1).permute(2, 3, 0, 1)
         back = torch.ops.aten.threshold_backward(flat.T @ by_tap(out), samples, 0)
         by_hidden = back.view(1, *hidden.shape[2:], -1).permute(0, 3, 1, 2)
+        seen, sizes = self.seen.to(dtype), [len(first)]
         _, by_in, by_bias = torch.ops.aten.convolution_backward(
-            by_hidden, self.seen, first, [len(first)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+            by_hidden, seen, first, sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
         )
-        return [by_in, by_bias[:, None] * powers(q), by_out, upstream.sum((1, 2))]
+        return [by_in.float(), by_bias.float()[:, None] * powers(q), by_out.float(), upstream.sum((1, 2))]
 
-    def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
+    def _forwards(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
-        bias = weights["filter.in_bias"] @ powers(q)
-        hidden = functional.conv2d(self.seen, weights["filter.in"].contiguous(memory_format=PACKED), bias).relu_()
+        kernel, bias = weights["filter.in"], weights["filter.in_bias"] @ powers(q)
+        hidden = functional.conv2d(
+            self.seen.to(dtype), kernel.to(dtype, memory_format=PACKED), bias.to(dtype)
+        ).relu_()
         start = weights["filter.out_bias"][:, None, None] - self.missing[0]
-        return hidden, add_taps(start, by_tap(weights["filter.out"]), hidden[0])
+        return hidden, add_taps(start, by_tap(weights["filter.out"].to(dtype)), hidden[0])
 
 
 @within_memory
@@ -84,11 +87,12 @@ def adapt_filter(
     generator: torch.Generator,
     weight: Tensor | None = None,
     before: FilterDeltas | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> FilterDeltas | None:
     """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay.
 
     weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. The descent goes on from the
-    changes `before`.
+    changes `before`. `dtype` is of what the filter computes in a step.
     """
     network = Network.of(model, q)
 
@@ -125,7 +129,7 @@ def adapt_filter(
         if len(order) < portion:
             order += torch.randperm(len(samples), generator=generator).tolist()
         chosen, order = order[:portion], order[portion:]
-        found = in_parallel(partial(samples[i].slopes, leaves, q) for i in chosen)
+        found = in_parallel(partial(samples[i].slopes, leaves, q, dtype) for i in chosen)
         for (name, leaf), *gradients in zip(leaves.items(), *found, strict=True):
             far = leaf - start[name]
             rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)

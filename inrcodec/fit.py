@@ -192,10 +192,11 @@ class _Fit:
         aim, tensors = self.aim, self.prior.tensors
         if self.given.start is None:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(self.seed)
-            seen, before = shown(nearest, aim.coded), self.deltas
+            seen, quick = shown(nearest, aim.coded), _quick_type(aim.model.device)
+            filtered = aim.model, seen, aim.target, aim.q, aim.lam, draws, aim.weight
             self.deltas = Deltas(
-                adapt_filter(aim.model, seen, aim.target, aim.q, aim.lam, draws, aim.weight, before=before.filter),
-                adapt_rate(aim.model, tensors, nearest, aim.q, self.seed, before=before.rate, coded=aim.coded),
+                adapt_filter(*filtered, before=self.deltas.filter, dtype=quick),
+                adapt_rate(aim.model, tensors, nearest, aim.q, self.seed, before=self.deltas.rate, coded=aim.coded),
             )
         changed = {k: torch.from_numpy(v) for k, v in changed_filter(tensors, self.deltas.filter).items()}
         changed |= to_floats(changed_rate(tensors, self.deltas.rate))
