@@ -53,7 +53,8 @@ def fitted(model: FieldModel, target: Tensor, index: int, steps: int) -> Given:
     q = torch.full((1, 1), conditioning(index))
     with torch.no_grad():
         fields = analyse(model.weights, target, q, model.channels, model.omegas)
-    fields = fit.refine(model, fields, target, q, lagrangian(index), steps, torch.Generator().manual_seed(index))
+    aim, generator = fit.Aim(model, target, q, lagrangian(index)), torch.Generator().manual_seed(index)
+    (fields,) = fit.refine([aim], [fields], steps, [generator])
     return Given(target, index, [z.round() for z in fields])
 
 

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import synthesis
+from inrcodec.adam import State, adam_step
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
+from inrcodec.graphs import Recorded
 from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, add_taps, by_tap, powers, tiles, within_memory
 from inrcodec.parallel import in_parallel
 from inrcodec.synthesis import PACKED
@@ -28,7 +30,7 @@ __all__ = ["adapt_filter"]
 
 STEPS = 100  # of Adam
 RATE = 1.2e-3  # first step; falls to zero
-PIXELS = 1 << 15  # in the tiles of a step, or one tile
+PIXELS = 1 << 14  # in the tiles of a step, or one tile
 MOST = 1 << 22  # pixels in all tiles that are looked at: those of larger pictures are drawn
 EXPONENTS = (7, 8, 9)  # tried
 BITS = 4.0  # of a change by one unit
@@ -40,20 +42,25 @@ class _Sample:
 
     seen: Tensor
     missing: Tensor
-    weight: Tensor | None  # of each pixel's squared error, (1, 1, h, w)
+    weight: Tensor | None = None  # of each pixel's squared error, (1, 1, h, w)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What there is of them."""
+        return [self.seen, self.missing, *([] if self.weight is None else [self.weight])]
 
     def error(self, weights: synthesis.Weights, q: Tensor) -> Tensor:
         """Squared error in units of 1/255."""
-        squared = self._forwards(weights, q)[1].square()
+        squared = self._forwards(weights, q, torch.float32)[1].square()
         return (squared if self.weight is None else squared * self.weight[0]).sum() * SQUARED_UNIT
 
-    def slopes(self, weights: synthesis.Weights, q: Tensor) -> list[Tensor]:
-        """The gradient of `error` by each part of the filter."""
-        first, out = weights["filter.in"], weights["filter.out"]
-        hidden, excess = self._forwards(weights, q)
+    def slopes(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        """The gradient of `error` by each part of the filter. `dtype` is of what the filter computes."""
+        first, out = weights["filter.in"].to(dtype), weights["filter.out"].to(dtype)
+        hidden, excess = self._forwards(weights, q, dtype)
         upstream = (excess if self.weight is None else excess * self.weight[0]) * (2 * SQUARED_UNIT)  # (3, h, w)
         _, rows, columns = upstream.shape
-        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2)
+        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2, dtype=dtype)
         for y, x in product(range(3), range(3)):
             by_taps[y, x, :, y : y + rows, x : x + columns] = upstream
         flat = by_taps.view(27, -1)
@@ -61,17 +68,18 @@ class _Sample:
         by_out = (flat @ samples).view(3, 3, 3, -1).permute(2, 3, 0, 1)
         back = torch.ops.aten.threshold_backward(flat.T @ by_tap(out), samples, 0)
         by_hidden = back.view(1, *hidden.shape[2:], -1).permute(0, 3, 1, 2)
+        seen, sizes = self.seen.to(dtype), [len(first)]
         _, by_in, by_bias = torch.ops.aten.convolution_backward(
-            by_hidden, self.seen, first, [len(first)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+            by_hidden, seen, first, sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
         )
-        return [by_in, by_bias[:, None] * powers(q), by_out, upstream.sum((1, 2))]
+        return [by_in.float(), by_bias.float()[:, None] * powers(q), by_out.float(), upstream.sum((1, 2))]
 
-    def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
+    def _forwards(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
-        bias = weights["filter.in_bias"] @ powers(q)
-        hidden = functional.conv2d(self.seen, weights["filter.in"].contiguous(memory_format=PACKED), bias).relu_()
+        kernel, bias = weights["filter.in"], weights["filter.in_bias"] @ powers(q)
+        hidden = functional.conv2d(self.seen.to(dtype), kernel.to(dtype, memory_format=PACKED), bias.to(dtype)).relu_()
         start = weights["filter.out_bias"][:, None, None] - self.missing[0]
-        return hidden, add_taps(start, by_tap(weights["filter.out"]), hidden[0])
+        return hidden, add_taps(start, by_tap(weights["filter.out"].to(dtype)), hidden[0])
 
 
 @within_memory
@@ -84,11 +92,12 @@ def adapt_filter(
     generator: torch.Generator,
     weight: Tensor | None = None,
     before: FilterDeltas | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> FilterDeltas | None:
     """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay.
 
     weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. The descent goes on from the
-    changes `before`.
+    changes `before`. `dtype` is of what the filter computes in a step.
     """
     network = Network.of(model, q)
 
@@ -116,26 +125,37 @@ def adapt_filter(
         """The filter's tensors after changes."""
         return {k: torch.from_numpy(v).to(target.device) for k, v in changed_filter(tensors, deltas).items()}
 
-    leaves = changed(before)
-    adam = torch.optim.Adam(leaves.values(), RATE)
+    def parts(flat: Tensor) -> list[Tensor]:
+        """Of the filter's shapes, one after the other."""
+        split = torch.split(flat, [tensor.numel() for tensor in start.values()])
+        return [part.view_as(tensor) for part, tensor in zip(split, start.values(), strict=True)]
+
     unit = 2.0 ** -EXPONENTS[len(EXPONENTS) // 2]
+    moving = torch.cat([torch.ones_like(tensor).flatten() for tensor in start.values()])
+    parts(moving)[list(start).index("filter.in_bias")][:, 1:] = 0
+
+    def step(state: State, chosen: Sequence[Sequence[Tensor]], pace: Tensor, number: Tensor) -> State:
+        far = state[0]
+        weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
+        found = list(in_parallel(partial(_Sample(*tensors).slopes, weights, q, dtype) for tensors in chosen))
+        gradient = torch.stack([torch.cat([part.flatten() for part in slopes]) for slopes in found]).sum(0)
+        rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
+        return adam_step(state, (gradient * (count / len(chosen) / lam) + rising) * moving, pace, number)
+
+    recorded = Recorded(step)
+    far = torch.cat([(tensor - start[name]).flatten() for name, tensor in changed(before).items()])
+    state, numbers = (far, torch.zeros_like(far), torch.zeros_like(far)), far.new_ones(STEPS).cumsum(0)
+    paces = RATE * (1 - (numbers - 1) / STEPS)
     order: list[int] = []
-    for step in range(STEPS):
-        adam.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+    for turn in range(STEPS):
         if len(order) < portion:
             order += torch.randperm(len(samples), generator=generator).tolist()
         chosen, order = order[:portion], order[portion:]
-        found = in_parallel(partial(samples[i].slopes, leaves, q) for i in chosen)
-        for (name, leaf), *gradients in zip(leaves.items(), *found, strict=True):
-            far = leaf - start[name]
-            rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
-            leaf.grad = torch.stack(gradients).sum(0) * (count / portion / lam) + rising
-        leaves["filter.in_bias"].grad[:, 1:] = 0  # type: ignore[index]
-        adam.step()
+        state = recorded(state, [samples[i].tensors for i in chosen], paces[turn], numbers[turn])
 
-    changes = [leaves[name] - start[name] for name in FILTER]
-    parts = [part[:, 0] if name == "filter.in_bias" else part for name, part in zip(FILTER, changes, strict=True)]
-    flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()
+    changes = dict(zip(start, parts(state[0]), strict=True))
+    changes["filter.in_bias"] = changes["filter.in_bias"][:, 0]
+    flat = torch.cat([part.flatten() for part in changes.values()]).cpu().numpy()
     best, least = None, 0.0
     with torch.no_grad():
         plain = whole(start)

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inrcodec import rate
+from inrcodec.adam import State, adam_step
 from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
 from inrcodec.entropy import encode_deltas
-from inrcodec.objective import Coded, FieldModel, level_cells, within_memory
+from inrcodec.graphs import Recorded
+from inrcodec.objective import Coded, FieldModel, laplace, level_cells, within_memory
 from inrcodec.parallel import in_parallel
 
 __all__ = ["adapt_rate"]
 
-STEPS = 60  # of Adam
+STEPS = 100  # of Adam
 PACE = 0.1  # of its first step, in units; falls to zero
-CELLS = 1 << 13  # of a level in a step, at most; steps take turns with them
+CELLS = 1 << 11  # of a level in a step, at most; steps take turns with them
 MOST = 1 << 17  # cells of a level that are looked at: those of larger pictures are drawn
 BITS = 4.0  # of a change by one unit
 
@@ -104,34 +106,53 @@ class _Sample:
     parts: Sequence[Tensor]  # first bias, which is in `first`, middle layer and last
     units: Sequence[Tensor]  # of their changes
 
-    def bits(self, changes: Tensor, part: slice = slice(None)) -> Tensor:
-        """Of all the level's cells, as far as a part of the sample tells, after changes (weights,) in units."""
+    def bits(self, changes: Tensor) -> Tensor:
+        """Of all the level's cells, as far as the sample tells, after changes (weights,) in units."""
+        return self._bits(changes, self.first, self.values)[0].sum() * (self.cells / self.values.shape[1])
+
+    def slopes(self, changes: Tensor, first: Tensor, values: Tensor) -> Tensor:
+        """The gradient of `bits` by changes, as far as cells (hidden, n), (C, n) of the sample tell."""
+        _, by_offset, by_log_scale, hidden, middle, mid, head = self._bits(changes, first, values)
+        by_out = torch.cat([-by_offset, by_log_scale])
+        by_middle = torch.ops.aten.threshold_backward(head.T @ by_out, middle, 0)
+        by_hidden = torch.ops.aten.threshold_backward(mid.T @ by_middle, hidden, 0)
+        by_parts = (by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1))
+        found = [(by * unit).flatten() for by, unit in zip(by_parts, self.units, strict=True)]
+        return torch.cat(found) * (self.cells / values.shape[1])
+
+    def _bits(self, changes: Tensor, first: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """What `laplace` says of cells, and what it comes from: both hidden layers and the matrices behind them."""
         split = torch.split(changes, [part.numel() for part in self.parts])
         moved = [change.view(unit.shape) * unit for change, unit in zip(split, self.units, strict=True)]
         mid, mid_bias, head, head_bias = (part + by for part, by in zip(self.parts[1:], moved[1:], strict=True))
-        first, values = self.first[:, part], self.values[:, part]
-        middle = torch.addmm(mid_bias[:, None], mid, torch.relu(first + moved[0][:, None]))
-        mean, log_scale = torch.addmm(head_bias[:, None], head, torch.relu(middle)).chunk(2)
-        return rate.laplace_bits(values - mean, log_scale).sum() * (self.cells / values.shape[1])
+        hidden = torch.relu(first + moved[0][:, None])
+        middle = torch.addmm(mid_bias[:, None], mid, hidden).relu_()
+        mean, log_scale = torch.addmm(head_bias[:, None], head, middle).chunk(2)
+        return *laplace(values - mean, log_scale), hidden, middle, mid, head
 
 
 def _adapted(sample: _Sample, start: Ints) -> Ints:
     """Changes of a level in units, all zero if they do not pay."""
-    device, count = sample.first.device, sample.first.shape[1]
+    count = sample.first.shape[1]
     if not count:
         return np.zeros_like(start)
     portions = -(-count // CELLS)
-    with torch.enable_grad():
-        changes = torch.from_numpy(start).to(device).float().requires_grad_()
-        adam = torch.optim.Adam([changes], PACE)
-        for step in range(STEPS):
-            adam.param_groups[0]["lr"] = PACE * (1 - step / STEPS)
-            first, last = (turn * count // portions for turn in (step % portions, step % portions + 1))
-            adam.zero_grad()
-            loss = sample.bits(changes, slice(first, last)) + BITS * torch.log2(1 + changes.abs()).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            adam.step()
-    whole = (changes + 0.35 * changes.sign()).detach().trunc().clamp(-MAX_RATE, MAX_RATE)
+    size = count // portions
+
+    def step(state: State, first: Tensor, values: Tensor, pace: Tensor, number: Tensor) -> State:
+        changes = state[0]
+        rising = BITS / math.log(2) * changes.sign() / (1 + changes.abs())  # of the bits log2(1 + |change|)
+        return adam_step(state, sample.slopes(changes, first, values) + rising, pace, number)
+
+    recorded = Recorded(step)
+    changes = torch.from_numpy(start).to(sample.first.device).float()
+    state, numbers = (changes, torch.zeros_like(changes), torch.zeros_like(changes)), changes.new_ones(STEPS).cumsum(0)
+    paces = PACE * (1 - (numbers - 1) / STEPS)
+    for turn in range(STEPS):
+        part = slice(turn % portions * size, (turn % portions + 1) * size)
+        state = recorded(state, sample.first[:, part], sample.values[:, part], paces[turn], numbers[turn])
+    changes = state[0]
+    whole = (changes + 0.35 * changes.sign()).trunc().clamp(-MAX_RATE, MAX_RATE)
     found: Ints = whole.to(torch.int32).cpu().numpy()
     saved = float(sample.bits(torch.zeros_like(whole)) - sample.bits(whole))
     return found if saved > 8 * len(encode_deltas(found)) else np.zeros_like(found)

@@ -11,9 +11,9 @@ coarse to fine, as `entropy` writes them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,72 +88,155 @@ def encode(
     Raises PriorError if the prior of the options cannot be used, OptionError for a device that is not there,
     ImageError if `known` has another size or says that nothing is known.
     """
+    return encode_together(
+        [picture], options, prior=prior, self_contained=self_contained, known=known, progress=progress
+    )[0]
+
+
+def encode_together(
+    pictures: Sequence[Picture],
+    options: EncodeOptions = EncodeOptions(),
+    *,
+    prior: Prior | None = None,
+    self_contained: bool = False,
+    known: NDArray[np.bool_] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Encoded]:
+    """What `encode` makes of each picture, by one fit of them all unless there is a target.
+
+    On a CPU the files are those that `encode` makes. The same pixels are `known` of all.
+    """
     prior = prior or find_prior(options.prior)
-    height, width, _ = picture.pixels.shape
-    seen = _seen(picture, known)
-    pixels = picture.pixels if seen is None else spread_colours(picture.pixels, seen)
-    if picture.bit_depth == 16:
-        pixels = pixels.astype(np.float32) / np.float32(257)  # in 0..255
-    levels = len(prior.architecture.channels)
-    coded = None if picture.alpha is None else visible_cells(picture.alpha > 0, levels)
-    plain = SinrFile(
-        width=width,
-        height=height,
-        colour=Colour.GREY if picture.grey else Colour.RGB,
-        bit_depth=picture.bit_depth,
-        quality_index=0,
-        asked_index=0,
-        prior_id=prior.id,
-        groups=(),
-        metadata=picture.metadata,
-        prior=prior.data if self_contained else None,
-        alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
-    )
+    files = [_Encoder(picture, options, prior, self_contained, known, progress) for picture in pictures]
+    if options.target is None:
+        found = [(made, "") for made in _attempts(files, [file.index for file in files], options.steps)]
+    else:
+        found = [_meet(options.target, file) for file in files]
+    return [
+        Encoded(
+            made.data, file.height, file.width, prior.name, made.groups, index_quality(file.asked(made.index)), missed
+        )
+        for file, (made, missed) in zip(files, found, strict=True)
+    ]
 
-    @cache
-    def deltas() -> list[Floats]:
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """A file of a quality, and what the next fit can go on from."""
+
+    index: int
+    fields: Fields
+    deltas: Deltas
+    data: bytes
+    groups: tuple[int, ...]
+
+
+class _Encoder:
+    """What the files of a picture have in common, whatever their quality."""
+
+    def __init__(
+        self,
+        picture: Picture,
+        options: EncodeOptions,
+        prior: Prior,
+        self_contained: bool,
+        known: NDArray[np.bool_] | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.picture, self.options, self.prior, self.known, self.progress = picture, options, prior, known, progress
+        self.height, self.width, _ = picture.pixels.shape
+        self.levels = len(prior.architecture.channels)
+        self.seen = _seen(picture, known)
+        pixels = picture.pixels if self.seen is None else spread_colours(picture.pixels, self.seen)
+        if picture.bit_depth == 16:
+            pixels = pixels.astype(np.float32) / np.float32(257)
+        self.pixels = pixels  # (height, width, 3) in 0..255
+        self.coded = None if picture.alpha is None else visible_cells(picture.alpha > 0, self.levels)
+        self.plain = SinrFile(
+            width=self.width,
+            height=self.height,
+            colour=Colour.GREY if picture.grey else Colour.RGB,
+            bit_depth=picture.bit_depth,
+            quality_index=0,
+            asked_index=0,
+            prior_id=prior.id,
+            groups=(),
+            metadata=picture.metadata,
+            prior=prior.data if self_contained else None,
+            alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
+        )
+
+    @property
+    def index(self) -> int:
+        """The picture's quality index, if there is no target."""
+        asked = quality_index(self.options.quality)
+        return allocated_index(self.pixels, asked, self.seen) if self.levels else asked
+
+    def asked(self, index: int) -> int:
+        """The index that the options ask for, or one that has been found to meet a target."""
+        return index if self.options.target else quality_index(self.options.quality)
+
+    @property
+    def guesses(self) -> bool:
+        """Whether a file without steps needs no torch."""
+        return self.known is None and self.options.device in (Device.AUTO, Device.CPU)
+
+    def attempt(self, index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
+        """A file of a quality; the fit goes on from that of `before`, and lambda may be another than the quality's."""
+        return _attempts([self], [index], steps, before, lam)[0]
+
+    def network(self, index: int) -> _Attempt:
+        """A file of the network's deltas."""
+        layers = enumerate(self._network_deltas)
+        groups = [encode_deltas(quantize(self.prior, layer, index, deltas)) for layer, deltas in layers]
+        return self._packed(index, groups, (), Deltas())
+
+    @cached_property
+    def _network_deltas(self) -> list[Floats]:
         from inrcodec import fit  # torch
 
-        device = fit.torch_device(options.device)
-        return fit.fit_network(prior, pixels, options.steps, device, options.seed, progress, seen)
+        options, device = self.options, fit.torch_device(self.options.device)
+        return fit.fit_network(self.prior, self.pixels, options.steps, device, options.seed, self.progress, self.seen)
 
-    def attempt(index: int, steps: int, before: _Attempt | None = None, lam: float | None = None) -> _Attempt:
-        if not levels:
-            groups = [encode_deltas(quantize(prior, layer, index, values)) for layer, values in enumerate(deltas())]
-            return packed(index, groups, (), Deltas())
-        if steps == 0 and known is None and options.device in (Device.AUTO, Device.CPU):
-            return with_fields(index, first_guess(prior, pixels, index, coded), Deltas())
-        from inrcodec import fit  # torch
+    def with_fields(self, index: int, fields: Fields, changes: Deltas) -> _Attempt:
+        """A file of fields, and of changes of filter and rate model."""
+        streams = _rate_model(self.prior, changes).encode(fields, index, self.coded)
+        return self._packed(index, [*pack_deltas(changes), *streams], fields, changes)
 
-        device = fit.torch_device(options.device)
-        start = (before.fields, before.deltas) if before else None
-        fitted = fit.fit_fields(prior, pixels, index, steps, device, options.seed, progress, start, lam, seen, coded)
-        return with_fields(index, *fitted)
-
-    def with_fields(index: int, fields: Fields, changes: Deltas) -> _Attempt:
-        streams = _rate_model(prior, changes).encode(fields, index, coded)
-        return packed(index, [*pack_deltas(changes), *streams], fields, changes)
-
-    def packed(index: int, groups: list[bytes], fields: Fields, changes: Deltas) -> _Attempt:
-        nominal = index if asked is None else asked
-        data = pack(replace(plain, quality_index=index, asked_index=nominal, groups=tuple(groups)))
+    def _packed(self, index: int, groups: list[bytes], fields: Fields, changes: Deltas) -> _Attempt:
+        asked = self.asked(index)
+        data = pack(replace(self.plain, quality_index=index, asked_index=asked, groups=tuple(groups)))
         return _Attempt(index, fields, changes, data, tuple(map(len, groups)))
 
-    def cut(above: _Attempt, below: _Attempt, row: int) -> _Attempt:
+    def cut(self, above: _Attempt, below: _Attempt, row: int) -> _Attempt:
         """The rows of one fit down to a pixel's, and those of another, with the same deltas, from there on."""
         pairs = enumerate(zip(above.fields, below.fields, strict=True))
         fields = (np.concatenate([a[:, : cells(row, i)], b[:, cells(row, i) :]], axis=1) for i, (a, b) in pairs)
-        return with_fields(above.index, tuple(fields), above.deltas)
+        return self.with_fields(above.index, tuple(fields), above.deltas)
 
-    missed, asked = "", None
-    if options.target is None:
-        asked = quality_index(options.quality)
-        made = attempt(allocated_index(pixels, asked, seen) if levels else asked, options.steps)
+
+def _attempts(
+    files: Sequence[_Encoder],
+    indices: Sequence[int],
+    steps: int,
+    before: _Attempt | None = None,
+    lam: float | None = None,
+) -> list[_Attempt]:
+    """`_Encoder.attempt` of each, by one fit if they have fields; of several there is none `before`."""
+    pairs = list(zip(files, indices, strict=True))
+    if not files[0].levels:
+        return [file.network(index) for file, index in pairs]
+    if steps == 0 and files[0].guesses:
+        guesses = (first_guess(file.prior, file.pixels, index, file.coded) for file, index in pairs)
+        fitted = [(fields, Deltas()) for fields in guesses]
     else:
-        steps = options.steps if levels else 0
-        made, missed = _meet(options.target, attempt, cut, steps, picture, seen, prior)
-    quality = index_quality(made.index if asked is None else asked)
-    return Encoded(made.data, height, width, prior.name, made.groups, quality, missed)
+        from inrcodec import fit  # torch
+
+        options, start = files[0].options, (before.fields, before.deltas) if before else None
+        given = [fit.Given(file.pixels, index, file.seen, file.coded, start, lam) for file, index in pairs]
+        device = fit.torch_device(options.device)
+        fitted = fit.fit_together(files[0].prior, given, steps, device, options.seed, files[0].progress)
+    return [file.with_fields(index, *found) for (file, index), found in zip(pairs, fitted, strict=True)]
 
 
 def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
@@ -170,34 +253,16 @@ def _seen(picture: Picture, known: NDArray[np.bool_] | None) -> NDArray[np.bool_
     return None if seen.all() else seen
 
 
-@dataclass(frozen=True, eq=False)
-class _Attempt:
-    """A file of a quality, and what the next fit can go on from."""
-
-    index: int
-    fields: Fields
-    deltas: Deltas
-    data: bytes
-    groups: tuple[int, ...]
-
-
-def _meet(
-    target: Target,
-    attempt: Callable[..., _Attempt],
-    cut: Callable[[_Attempt, _Attempt, int], _Attempt],
-    steps: int,
-    picture: Picture,
-    seen: NDArray[np.bool_] | None,
-    prior: Prior,
-) -> tuple[_Attempt, str]:
+def _meet(target: Target, file: _Encoder) -> tuple[_Attempt, str]:
     """The attempt that meets a target, or comes near, and what is to be said then.
 
     First guesses and a short fit say which quality comes near; its fit goes on with other lambdas until one is too
     large and one too small, and of these the picture is cut together. Where nothing is seen, any PSNR is met.
     """
+    attempt, picture, seen = file.attempt, file.picture, file.seen
+    height, width, steps = file.height, file.width, file.options.steps if file.levels else 0
     if target.psnr is not None and seen is not None and not seen.any():
         return attempt(0, steps), ""
-    height, width, _ = picture.pixels.shape
     goal = Goal.of(target, height * width)
     counted = np.s_[:] if seen is None else seen
     unit = (2**picture.bit_depth - 1) / 255
@@ -206,7 +271,9 @@ def _meet(
     def value(made: _Attempt) -> float:
         if target.psnr is None:
             return math.log(len(made.data))
-        return min(BEST, psnr(picture.pixels[counted] / unit, decode(made.data, prior=prior).pixels[counted] / unit))
+        return min(
+            BEST, psnr(picture.pixels[counted] / unit, decode(made.data, prior=file.prior).pixels[counted] / unit)
+        )
 
     made = seek(
         lambda index: attempt(index, 0), value, goal.loosened(NEAR) if steps else goal, START, 0, MAX_QUALITY_INDEX
@@ -227,7 +294,7 @@ def _meet(
         if value(small) < goal.low and goal.high < value(large):
             rows = replace(goal, slope=(value(large) - value(small)) / height)
             start = round(-goal.miss(value(small)) / rows.slope)
-            joined = seek(lambda row: cut(large, small, row), value, rows, start, 0, height)
+            joined = seek(lambda row: file.cut(large, small, row), value, rows, start, 0, height)
             made = min(made, joined, key=lambda fit: goal.badness(value(fit)))
     reached = value(made)
     if goal.is_met(reached):

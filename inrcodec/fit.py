@@ -9,7 +9,8 @@ The analysis network takes the first step. After two thirds of the others, and o
 model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per
 level where that is large; step sizes and temperatures are the prior's. Momentum made it worse. The last rounding
-is `rounding`'s.
+is `rounding`'s. Several pictures are fitted together: a step is taken for all of them before the next, and a GPU that
+works at all of them at once waits less. Nothing of one depends on the others.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
 biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for each step.
@@ -17,9 +18,11 @@ biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for eac
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -32,7 +35,7 @@ from inrcodec.analysis import analyse
 from inrcodec.deltas import Deltas, changed_filter, changed_rate
 from inrcodec.entropy import MAX_VALUE
 from inrcodec.errors import OptionError
-from inrcodec.graphs import Recorded
+from inrcodec.graphs import Recorded, side_by_side
 from inrcodec.grid import pixel_grid
 from inrcodec.guess import unrounded_guess
 from inrcodec.lattice import seen_cells
@@ -45,6 +48,8 @@ from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
+Fitted = tuple[tuple[NDArray[np.int32], ...], Deltas]  # fields (channels, rows, columns), level 0 first
+State = tuple[list[Tensor], list[Tensor]]  # fields (B, C, h, w), and their gradients' mean squares (B,)
 
 MEMORY = 0.9  # of the gradient's mean square
 LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps are shorter
@@ -52,6 +57,8 @@ PIXELS = 1 << 16  # per step, of a fit of the network
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
+
+_GPU = threading.Lock()  # a step can be recorded only while no other thread asks anything of the GPU
 
 
 def torch_device(device: Device) -> torch.device:
@@ -75,6 +82,39 @@ def noisy_round(x: Tensor, temperature: Tensor, noise: Tensor) -> Tensor:
     return soft_round(soft_round(x, temperature) + (noise - 0.5) * width, temperature)
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A picture to fit, and what is known of it."""
+
+    pixels: NDArray[np.uint8] | NDArray[np.float32]  # (height, width, 3) in 0..255
+    quality_index: int
+    seen: NDArray[np.bool_] | None = None  # (height, width): pixels that count; the first guess looks at all
+    coded: Sequence[NDArray[np.bool_]] | None = None  # cells (rows, columns) per level; the others stay zero
+    start: Fitted | None = None  # what an earlier fit gave; this one goes on from it and leaves its deltas
+    lam: float | None = None  # lambda, if it is another than the quality's
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What fields are fitted to: `objective`'s arguments, and how to move."""
+
+    model: FieldModel
+    target: Tensor  # (B, 3, H, W)
+    q: Tensor  # (1, 1)
+    lam: float
+    weight: Tensor | None = None  # (1, 1, H, W)
+    coded: Sequence[Coded] | None = None
+    felt: Sequence[Tensor | None] | None = None  # per level (1, 1, h, w): where it is 0, fields stay zero
+    pace: float = 1.0  # of the prior's step sizes
+
+    @cached_property
+    def moving(self) -> Tensor:
+        """Root of the part of each level that moves, (levels,)."""
+        one = self.target.new_ones(())
+        felt = self.felt or [None] * len(self.model.channels)
+        return torch.stack([one if mask is None else mask.mean() for mask in felt]).sqrt()
+
+
 def fit_fields(
     prior: Prior,
     pixels: NDArray[np.uint8] | NDArray[np.float32],
@@ -83,126 +123,165 @@ def fit_fields(
     device: torch.device,
     seed: int = 0,
     progress: Progress | None = None,
-    start: tuple[Sequence[NDArray[np.int32]], Deltas] | None = None,
-    lam: float | None = None,
-    seen: NDArray[np.bool_] | None = None,
-    coded: Sequence[NDArray[np.bool_]] | None = None,
-) -> tuple[tuple[NDArray[np.int32], ...], Deltas]:
-    """Quantized fields (channels, rows, columns), level 0 first, and deltas; pixels (height, width, 3) in 0..255.
+) -> Fitted:
+    """What `fit_together` gives for one picture (height, width, 3) in 0..255, all of it seen."""
+    return fit_together(prior, [Given(pixels, quality_index)], steps, device, seed, progress)[0]
 
-    The fit goes on from `start`, what an earlier one gave, and leaves its deltas; lambda may be another than the
-    quality's. Pixels that are not `seen`, (height, width), do not count; the first guess looks at them, though.
-    Cells that are not `coded`, (rows, columns) per level, stay zero, and are not where the picture goes on in them.
+
+def fit_together(
+    prior: Prior,
+    pictures: Sequence[Given],
+    steps: int,
+    device: torch.device,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Fitted]:
+    """Of each picture, quantized fields (channels, rows, columns), level 0 first, and deltas.
+
+    A CPU computes for each what it would compute for it alone.
     """
-    model = FieldModel.of(prior, device)
-    target = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
-    q = torch.full((1, 1), conditioning(quality_index), device=device)
-    generator = torch.Generator(device).manual_seed(seed)
-    deltas = Deltas()
-    if start:
-        fields = [torch.from_numpy(z).to(device)[None].float() for z in start[0]]
-        deltas = start[1]
-    elif device.type == "cpu" or coded is not None:
-        guess = unrounded_guess(prior, pixels, quality_index, coded)
-        fields = [torch.from_numpy(z).to(device)[None] for z in guess]
-    else:
-        with torch.no_grad():
-            fields = analyse(model.weights, target, q, model.channels, model.omegas)
-    weight = None
-    felt: list[Tensor | None] = [None] * len(fields)
-    own = None if coded is None else [Coded.of(cells, device) for cells in coded]
-    finest: list[NDArray[np.bool_]] = []
-    if seen is not None:
-        weight = torch.from_numpy(seen).to(device)[None, None].float()
-        finest = seen_cells(seen, min(QUIET, len(fields)))
-    for level in range(len(fields)):
-        if masks := [cells[level] for cells in (coded or [], finest) if level < len(cells)]:
-            mask = felt[level] = torch.from_numpy(np.logical_and.reduce(masks)).to(device)[None, None].float()
-            fields[level] = fields[level] * mask
-    lam = lagrangian(quality_index) if lam is None else lam
-    pace = WARM if start else 1.0
+    with _GPU if device.type == "cuda" else nullcontext():
+        model = FieldModel.of(prior, device)
+        fits = [_Fit(prior, model, given, seed) for given in pictures]
+        fields = [fit.fields for fit in fits]
+        if steps:
+            with one_thread_per_piece(device):
+                aims = [fit.adapted(fit.fields) if fit.given.start else fit.aim for fit in fits]
+                generators = [torch.Generator(device).manual_seed(seed) for _ in fits]
+                fields = refine(aims, fields, steps, generators, progress, [fit.adapted for fit in fits])
+                fields = [fit.rounded(z) for fit, z in zip(fits, fields, strict=True)]
+        return [(_whole(z), fit.deltas) for fit, z in zip(fits, fields, strict=True)]
 
-    def adapted(fields: Sequence[Tensor]) -> FieldModel:
-        """The model with the filter and the rates that suit the picture best, as far as it is known, or `start`'s."""
-        nonlocal deltas
-        if start is None:
-            nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(seed)
-            deltas = Deltas(
-                adapt_filter(model, shown(nearest, own), target, q, lam, draws, weight, before=deltas.filter),
-                adapt_rate(model, prior.tensors, nearest, q, seed, before=deltas.rate, coded=own),
+
+class _Fit:
+    """One picture on its way: its first fields, what they are fitted to, and the deltas so far."""
+
+    def __init__(self, prior: Prior, model: FieldModel, given: Given, seed: int) -> None:
+        self.prior, self.given, self.seed = prior, given, seed
+        device, coded, index = model.device, given.coded, given.quality_index
+        target = torch.from_numpy(given.pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
+        q = torch.full((1, 1), conditioning(index), device=device)
+        self.deltas = given.start[1] if given.start else Deltas()
+        if given.start:
+            fields = [torch.from_numpy(z).to(device)[None].float() for z in given.start[0]]
+        elif device.type == "cpu" or coded is not None:
+            guess = unrounded_guess(prior, given.pixels, index, coded)
+            fields = [torch.from_numpy(z).to(device)[None] for z in guess]
+        else:
+            with torch.no_grad():
+                fields = analyse(model.weights, target, q, model.channels, model.omegas)
+        weight = None
+        felt: list[Tensor | None] = [None] * len(fields)
+        finest: list[NDArray[np.bool_]] = []
+        if given.seen is not None:
+            weight = torch.from_numpy(given.seen).to(device)[None, None].float()
+            finest = seen_cells(given.seen, min(QUIET, len(fields)))
+        for level in range(len(fields)):
+            if masks := [cells[level] for cells in (coded or [], finest) if level < len(cells)]:
+                mask = felt[level] = torch.from_numpy(np.logical_and.reduce(masks)).to(device)[None, None].float()
+                fields[level] = fields[level] * mask
+        self.fields = fields
+        own = None if coded is None else [Coded.of(cells, device) for cells in coded]
+        lam = lagrangian(index) if given.lam is None else given.lam
+        self.aim = Aim(model, target, q, lam, weight, own, felt, WARM if given.start else 1.0)
+
+    def adapted(self, fields: Sequence[Tensor]) -> Aim:
+        """The aim with the filter and the rates that suit the picture best, as far as it is known, or `start`'s."""
+        aim, tensors = self.aim, self.prior.tensors
+        if self.given.start is None:
+            nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(self.seed)
+            seen, quick = shown(nearest, aim.coded), _quick_type(aim.model.device)
+            filtered = aim.model, seen, aim.target, aim.q, aim.lam, draws, aim.weight
+            self.deltas = Deltas(
+                adapt_filter(*filtered, before=self.deltas.filter, dtype=quick),
+                adapt_rate(aim.model, tensors, nearest, aim.q, self.seed, before=self.deltas.rate, coded=aim.coded),
             )
-        changed = {k: torch.from_numpy(v) for k, v in changed_filter(prior.tensors, deltas.filter).items()}
-        changed |= to_floats(changed_rate(prior.tensors, deltas.rate))
-        return replace(model, weights=model.weights | {name: tensor.to(device) for name, tensor in changed.items()})
+        changed = {k: torch.from_numpy(v) for k, v in changed_filter(tensors, self.deltas.filter).items()}
+        changed |= to_floats(changed_rate(tensors, self.deltas.rate))
+        own = {name: tensor.to(aim.model.device) for name, tensor in changed.items()}
+        return replace(aim, model=replace(aim.model, weights=aim.model.weights | own))
 
-    if steps:
-        with one_thread_per_piece(device):
-            first = adapted(fields) if start else model
-            fields = refine(first, fields, target, q, lam, steps, generator, progress, adapted, pace, weight, felt, own)
-            fields = optimised_rounding(adapted(fields), fields, target, q, lam, weight, own, _quick_type(device))
-    return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields), deltas
+    def rounded(self, fields: list[Tensor]) -> list[Tensor]:
+        """Whole numbers in place of what the steps gave."""
+        aim = self.adapted(fields)
+        quick = _quick_type(aim.model.device)
+        return optimised_rounding(aim.model, fields, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick)
+
+
+def _whole(fields: Sequence[Tensor]) -> tuple[NDArray[np.int32], ...]:
+    """Fields (1, C, h, w) as they are coded."""
+    return tuple(z[0].round().clamp(-MAX_VALUE, MAX_VALUE).to(torch.int32).cpu().numpy() for z in fields)
 
 
 def refine(
-    model: FieldModel,
-    fields: list[Tensor],
-    target: Tensor,
-    q: Tensor,
-    lam: float,
+    aims: Sequence[Aim],
+    fields: Sequence[list[Tensor]],
     steps: int,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator | None] | None = None,
     progress: Progress | None = None,
-    adapted: Callable[[list[Tensor]], FieldModel] | None = None,
-    pace: float = 1.0,
-    weight: Tensor | None = None,
-    felt: Sequence[Tensor | None] | None = None,
-    coded: Sequence[Coded] | None = None,
-) -> list[Tensor]:
-    """Fields after `steps` descent steps on J, unrounded, of the prior's sizes times `pace`.
+    adapted: Sequence[Callable[[list[Tensor]], Aim]] | None = None,
+) -> list[list[Tensor]]:
+    """Fields of each aim after `steps` descent steps on its J, unrounded, of the prior's sizes times the aim's pace.
 
-    `adapted` gives the model for the last third of them; `weight` and `coded` are `objective`'s. Where `felt`, per
-    level (1, 1, h, w) or None, is 0, fields stay zero.
+    The generators are of each aim's noise; `adapted` gives each aim for the last third of the steps. A step is taken
+    for all aims before the next: on a GPU it is one graph.
     """
-    sizes = model.weights["fit.step"]  # (levels, 2): first and last step
-    hot, cold = model.weights["fit.temperature"]
-    squares = [z.new_zeros(len(z)) for z in fields]
-    felt = felt or [None] * len(fields)
-    dtype = _quick_type(target.device)
-    moving = torch.stack([sizes.new_ones(()) if mask is None else mask.mean() for mask in felt]).sqrt()
-    sizes, least = sizes * moving[:, None], least_gradient(q) * moving  # as if the gradient's RMS were of what moves
-
-    def by_model(
-        model: FieldModel,
-        fields: list[Tensor],
-        squares: list[Tensor],
-        noises: list[Tensor],
-        temperature: Tensor,
-        now: Tensor,
-        count: Tensor,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Fields and mean squares after step `count`."""
-        levels = zip(fields, noises, felt, strict=True)
-        pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
-        gradients = objective(model, [value for _, value in pairs], target, q, lam, weight, coded, dtype)[1]
-        found = in_parallel(
-            partial(_moved, pairs[i], gradient, squares[i], now[i], count, least[i])
-            for i, gradient in enumerate(gradients)
-        )
-        moved = list(found)
-        return [z for z, _ in moved], [square for _, square in moved]
-
-    moved = Recorded(partial(by_model, model))
+    weights = aims[0].model.weights
+    first, last = weights["fit.step"].unbind(1)  # (levels,) each
+    hot, cold = weights["fit.temperature"]
+    states = [(values, [z.new_zeros(len(z)) for z in values]) for values in fields]
+    generators = generators or [None] * len(aims)
+    moved = _recorded(aims)
     for step in range(steps):
         if adapted and step == steps * 2 // 3:
-            moved = Recorded(partial(by_model, adapted(fields)))
+            aims = [adapt(values) for adapt, (values, _) in zip(adapted, states, strict=True)]
+            moved = _recorded(aims)
         part = step / max(1, steps - 1)
-        temperature = hot + (cold - hot) * part
-        noises = [torch.rand(z.shape, generator=generator, device=z.device) for z in fields]
-        now = pace * (sizes[:, 0] + (sizes[:, 1] - sizes[:, 0]) * part)
-        fields, squares = moved(fields, squares, noises, temperature, now, torch.full_like(hot, step + 1))
+        noises = [
+            [torch.rand(z.shape, generator=generator, device=z.device) for z in values]
+            for generator, (values, _) in zip(generators, states, strict=True)
+        ]
+        temperature, size = hot + (cold - hot) * part, first + (last - first) * part
+        states = moved(states, noises, temperature, size, torch.full_like(hot, step + 1))
         if progress:
             progress(step + 1, steps)
-    return fields
+    return [values for values, _ in states]
+
+
+def _recorded(aims: Sequence[Aim]) -> Recorded[list[State]]:
+    """`_stepped` for all aims, given their states and noises."""
+
+    def compute(states: list[State], noises: list[list[Tensor]], *schedule: Tensor) -> list[State]:
+        each = zip(aims, states, noises, strict=True)
+        steps = [partial(_stepped, aim, *state, noise, *schedule) for aim, state, noise in each]
+        return side_by_side(steps, aims[0].model.device)
+
+    return Recorded(compute)
+
+
+def _stepped(
+    aim: Aim,
+    fields: list[Tensor],
+    squares: list[Tensor],
+    noises: list[Tensor],
+    temperature: Tensor,
+    size: Tensor,
+    count: Tensor,
+) -> State:
+    """Fields and mean squares after step `count` of sizes (levels,)."""
+    felt = aim.felt or [None] * len(fields)
+    size = aim.pace * size * aim.moving  # as if the gradient's RMS were of what moves
+    least = least_gradient(aim.q) * aim.moving
+    levels = zip(fields, noises, felt, strict=True)
+    pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
+    rounded, quick = [value for _, value in pairs], _quick_type(aim.target.device)
+    gradients = objective(aim.model, rounded, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick)[1]
+    moved = in_parallel(
+        partial(_moved, pairs[i], gradient, squares[i], size[i], count, least[i])
+        for i, gradient in enumerate(gradients)
+    )
+    values, means = zip(*moved, strict=True)
+    return list(values), list(means)
 
 
 def _quick_type(device: torch.device) -> torch.dtype:

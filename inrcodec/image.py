@@ -161,6 +161,20 @@ def read_picture(path: Path, *, convert: bool = False) -> Picture:
         return _read_file(file, str(path), convert)
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of the picture in a file as its header has them, not yet turned; None if it has none."""
+    if not path.is_file():
+        return None
+    with (
+        suppress(Exception),
+        path.open("rb") as file,
+        _pillow(),
+        Image.open(file, formats=_readable_formats()) as image,
+    ):
+        return image.size
+    return None
+
+
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Where the picture in a file is neither black nor transparent, (height, width). Raises as `read_picture` does."""
     picture = read_picture(path)

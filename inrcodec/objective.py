@@ -40,6 +40,7 @@ __all__ = [
     "add_taps",
     "by_tap",
     "costs",
+    "laplace",
     "level_cells",
     "objective",
     "powers",
@@ -75,6 +76,11 @@ class FieldModel:
         floats = {k: torch.from_numpy(v.copy()) for k, v in prior.tensors.items() if v.dtype == np.float32}
         weights = {k: v.to(device) for k, v in (floats | rate.to_floats(prior.tensors)).items()}
         return cls(weights, prior.architecture.omegas, prior.architecture.channels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights["field.kernel"].device
 
     @cached_property
     def kernels(self) -> list[tuple[float, float]]:
@@ -505,7 +511,7 @@ def _bits_and_gradients(
     bits = []
     for rows, cells in _stripe_cells(model, level, q, values, top, None if above is None else above[0]):
         mean, log_scale = cells.distributions()
-        cost, by_offset, by_log_scale = _laplace(cells.values - mean, log_scale)
+        cost, by_offset, by_log_scale = laplace(cells.values - mean, log_scale)
         counted = None if mask is None else cells.phased(mask)
         for whole in (cost, by_offset, by_log_scale):
             if counted is None:
@@ -612,7 +618,7 @@ class Cells:
         return by_trunk.view(-1, self.deep, self.wide)
 
 
-def _laplace(offset: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def laplace(offset: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`rate.laplace_bits` elementwise, and its derivatives by offset and log scale."""
     low, high = rate.LOG_SCALES
     raw = log_scale.clamp(low, high).exp_()

@@ -58,3 +58,18 @@ def test_slopes_are_the_gradient_of_the_plain_form() -> None:
     for part, slope in zip(parts.values(), sample.slopes(plain, Q), strict=True):
         assert part.grad is not None
         assert torch.allclose(slope, part.grad, rtol=1e-3, atol=1e-5 * float(part.grad.abs().max()))
+
+
+@pytest.mark.cuda
+def test_a_gpu_gains_as_much() -> None:
+    weights, z = field_weights(), fields(40, 61)
+    target = synthesize(weights | {name: field_weights(1)[name] for name in FILTER}, z, Q, OMEGAS)
+    errors = []
+    for device in ("cpu", "cuda"):
+        model = FieldModel({name: tensor.to(device) for name, tensor in weights.items()}, OMEGAS, CHANNELS)
+        given = [values.to(device) for values in z], target.to(device), Q.to(device)
+        deltas = adapt_filter(model, *given, 20.0, torch.Generator().manual_seed(0))
+        changed = changed_filter({name: weights[name].numpy() for name in FILTER}, deltas)
+        own = weights | {name: torch.from_numpy(tensor) for name, tensor in changed.items()}
+        errors.append(float((synthesize(own, z, Q, OMEGAS) - target).square().sum()))
+    assert errors[1] == pytest.approx(errors[0], rel=0.1)

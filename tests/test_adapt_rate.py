@@ -4,7 +4,7 @@ import torch
 from conftest import CHANNELS
 
 from inrcodec import rate
-from inrcodec.adapt_rate import adapt_rate
+from inrcodec.adapt_rate import _Sample, adapt_rate
 from inrcodec.deltas import Deltas, changed_rate, pack_deltas
 from inrcodec.entropy import RateModel
 from inrcodec.lattice import field_shapes
@@ -50,3 +50,35 @@ def test_a_descent_goes_on_from_what_one_has_found(field_prior: Prior) -> None:
 def test_rates_that_suit_already_are_left_alone(field_prior: Prior) -> None:
     z = fields(9, 12, size=0.4)
     assert adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), field_prior.tensors, z, Q, 0) is None
+
+
+def test_slopes_are_the_gradient_of_the_plain_form() -> None:
+    shapes = ((8,), (6, 8), (6,), (4, 6), (4,))
+    parts, units = ([torch.randn(shape) * size for shape in shapes] for size in (0.5, 0.01))
+    first, values = torch.randn(8, 50), torch.randn(2, 50).round()
+    sample = _Sample(first, values, 50, parts, units)
+    changes = torch.randint(-9, 10, (sum(part.numel() for part in parts),)).float().requires_grad_()
+    split = torch.split(changes, [part.numel() for part in parts])
+    moved = [part + by.view_as(part) * unit for part, by, unit in zip(parts, split, units, strict=True)]
+    hidden = torch.relu(first + (moved[0] - parts[0])[:, None])
+    middle = torch.relu(moved[1] @ hidden + moved[2][:, None])
+    mean, log_scale = (moved[3] @ middle + moved[4][:, None]).chunk(2)
+    bits = rate.laplace_bits(values - mean, log_scale).sum()
+    bits.backward()  # type: ignore[no-untyped-call]
+    assert changes.grad is not None
+    assert float(sample.bits(changes.detach())) == pytest.approx(float(bits.detach()), rel=1e-5)
+    found = sample.slopes(changes.detach(), first, values)
+    assert torch.allclose(found, changes.grad, rtol=1e-3, atol=1e-4 * float(changes.grad.abs().max()))
+
+
+@pytest.mark.cuda
+def test_a_gpu_saves_as_much(field_prior: Prior) -> None:
+    z, tensors = fields(60, 91), field_prior.tensors
+    on_gpu = [values.cuda() for values in z]
+    found = adapt_rate(FieldModel.of(field_prior, torch.device("cuda")), tensors, on_gpu, Q.cuda(), 0)
+    expected = adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), tensors, z, Q, 0)
+    bits = [
+        float(rate.rate(rate.to_floats(changed_rate(tensors, changes)), z, Q).sum())
+        for changes in (None, expected, found)
+    ]
+    assert bits[0] - bits[2] == pytest.approx(bits[0] - bits[1], rel=0.05)

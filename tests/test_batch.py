@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from conftest import write_png
 from numpy.typing import NDArray
 from test_cli import run
 
+from inrcodec import codec
 from inrcodec.cli.app import Reporter
-from inrcodec.cli.batch import Batch, Job, MemoryShare, Progress, Result, do_all, find_jobs
+from inrcodec.cli.batch import Batch, Job, MemoryShare, Progress, Result, do_all, find_jobs, grouped, one_by_one
 from inrcodec.errors import ImageError, OptionError
 from inrcodec.image import SUFFIXES
 from inrcodec.prior import Prior
@@ -94,9 +96,53 @@ def test_every_core_has_a_file_as_long_as_there_are_files(monkeypatch: pytest.Mo
     assert Batch(many, False).at_once == 2
 
 
+def test_pictures_of_a_size_are_done_together_while_every_core_has_groups() -> None:
+    sizes = [(96, 64)] * 5 + [(64, 96)] * 5 + [None] * 2 + [(96, 64)] * 9 + [(5000, 4000)] * 3
+    jobs = [Job(Path(str(number))) for number in range(len(sizes))]
+
+    def size(job: Job) -> tuple[int, int] | None:
+        return sizes[int(job.source.name)]
+
+    for at_once, most in ((1, 6), (2, 3), (5, 1), (9, 1)):
+        groups = grouped(jobs, at_once, size)
+        assert sorted(number for group in groups for number in group) == list(range(len(jobs)))
+        assert max(map(len, groups)) == most and len(groups) >= 4 * at_once or most == 1
+        for group in groups:
+            assert len({sizes[number] for number in group}) == 1
+            assert len(group) == 1 or sizes[group[0]] in ((96, 64), (64, 96))
+
+
+def test_a_group_gives_the_files_of_each_alone_but_for_a_bad_one(folder: Path, picture: NDArray[np.uint8]) -> None:
+    for number in range(8):
+        write_png(folder / "in" / f"{number}.png", np.roll(picture[:6, :8], number, axis=1))
+    damaged = (folder / "in" / "3.png").read_bytes()
+    (folder / "in" / "3.png").write_bytes(damaged[:-20])  # whole is its header
+    (folder / "out").mkdir()
+    (folder / "out" / "5.sinr").write_bytes(b"what must not be replaced")
+    with patch("inrcodec.codec.encode_together", wraps=codec.encode_together) as together:
+        code, out, errors = run(folder, "encode", "in/*.png", "-o", "out", "--jobs", "1", "--json", *QUICK)
+    assert code == 1, errors
+    files = {Path(said["input"]).name: said for said in json.loads(out)["files"]}
+    assert sorted(len(call.args[0]) for call in together.call_args_list) == [1, 1, 1, 2, 2]
+    assert [name for name, said in files.items() if "error" in said] == ["3.png", "5.png"]
+    for name in ("0", "4", "7", "b"):
+        assert run(folder, "encode", f"in/{name}.png", "-o", "one.sinr", "--force", *QUICK)[0] == 0
+        assert (folder / "one.sinr").read_bytes() == (folder / "out" / f"{name}.sinr").read_bytes()
+
+
+def test_what_cannot_be_fitted_together_fails_file_by_file(folder: Path, picture: NDArray[np.uint8]) -> None:
+    for number in range(8):
+        write_png(folder / "in" / f"{number}.png", picture[:6, :8])
+    write_png(folder / "mask.png", picture[:5, :8])
+    code, out, _ = run(folder, "encode", "in/*.png", "--jobs", "1", "--known", "mask.png", "--json", *QUICK)
+    assert code == 1 and json.loads(out)["failed"] == 9
+    assert all(said["input"] in said["error"]["message"] for said in json.loads(out)["files"])
+
+
 def test_a_job_that_never_ends_does_not_keep_the_others_waiting() -> None:
     others = threading.Semaphore(0)
 
+    @one_by_one
     def work(job: Job, progress: Progress) -> Result:
         if job.source.name == "0":
             assert all(others.acquire(timeout=20) for _ in range(5))

@@ -168,10 +168,10 @@ def test_what_nobody_foresaw_is_one_line_too(folder: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr("inrcodec.codec.encode", fail)
+    monkeypatch.setattr("inrcodec.codec.encode_together", fail)
     code, out, errors = run(folder, "encode", "photo.png", "--prior", "fields.safetensors")
     assert (code, out, errors) == (1, "", "error: out of memory\n")
-    monkeypatch.setattr("inrcodec.codec.encode", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("inrcodec.codec.encode_together", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert run(folder, "encode", "photo.png", "--prior", "fields.safetensors")[0] == 130
 
 

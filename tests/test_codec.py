@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from inrcodec.bitstream import pack, unpack
-from inrcodec.codec import convert, decode, dequantize, encode, quantize, read_parameters
+from inrcodec.codec import convert, decode, dequantize, encode, encode_together, quantize, read_parameters
 from inrcodec.errors import ImageError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
 from inrcodec.metrics import psnr
@@ -49,6 +49,19 @@ def test_quality_and_steps_make_a_picture_better_and_quality_makes_it_larger(
 def test_the_same_options_give_the_same_bytes(prior: Prior, picture: NDArray[np.uint8]) -> None:
     a, b = (encode(picture_of(picture), EncodeOptions(steps=3), prior=prior).data for _ in range(2))
     assert a == b
+
+
+@pytest.mark.parametrize("options", [EncodeOptions(steps=0), EncodeOptions(steps=3, seed=3)])
+def test_files_made_together_are_those_made_alone(
+    prior: Prior, picture: NDArray[np.uint8], options: EncodeOptions
+) -> None:
+    alpha = np.where(np.arange(37) < 20, picture[..., 0], 0).astype(np.uint8)
+    deep = picture[::-1].astype(np.uint16) * 257 + 5
+    pictures = [picture_of(picture), Picture(255 - picture, metadata={"xmp": b"<x/>"}, alpha=alpha), Picture(deep)]
+    for known in (None, np.arange(37) % 4 + np.zeros((22, 1)) > 0):
+        together = encode_together(pictures, options, prior=prior, known=known)
+        alone = [encode(each, options, prior=prior, known=known) for each in pictures]
+        assert together == alone
 
 
 def test_header_overhead_of_a_plain_picture_is_at_most_40_bytes(prior: Prior, picture: NDArray[np.uint8]) -> None:

@@ -7,11 +7,15 @@ from conftest import CHANNELS
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from inrcodec.deltas import pack_deltas
 from inrcodec.errors import OptionError
 from inrcodec.fit import (
     QUIET,
+    Aim,
+    Given,
     fit_fields,
     fit_network,
+    fit_together,
     refine,
     soft_round,
     torch_device,
@@ -21,6 +25,7 @@ from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device
 from inrcodec.prior import Prior
 
+LEVELS = range(len(CHANNELS))
 CPU = torch.device("cpu")
 
 
@@ -32,7 +37,7 @@ def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8
     found = []
     for steps in (0, 10, 60):
         generator = torch.Generator().manual_seed(0)
-        fields = refine(model, [z.clone() for z in start], target, q, 200.0, steps, generator)
+        (fields,) = refine([Aim(model, target, q, 200.0)], [[z.clone() for z in start]], steps, [generator])
         found.append(float(objective(model, [z.round() for z in fields], target, q, 200.0)[0]))
     assert found[0] > found[1] > found[2]
 
@@ -41,6 +46,32 @@ def test_a_fit_is_a_function_of_its_seed(field_prior: Prior, picture: NDArray[np
     a, b, c = (fit_fields(field_prior, picture, 90, 4, CPU, seed)[0] for seed in (0, 0, 1))
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert any(not np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_pictures_are_fitted_together_as_each_is_alone(
+    field_prior: Prior, picture: NDArray[np.uint8], steps: int
+) -> None:
+    seen, coded = (
+        np.arange(22 * 37).reshape(22, 37) % 5 > 0,
+        [np.ones((-(-22 >> i), -(-37 >> i)), bool) for i in LEVELS],
+    )
+    for level, mask in enumerate(coded):
+        mask[:, 20 >> level :] = False
+    pictures = [
+        Given(picture, 60),
+        Given(picture[::-1, ::-1].copy(), 90),
+        Given(255 - picture, 60, seen),
+        Given(picture.astype(np.float32), 60, coded=coded),
+        Given(picture[:13, 5:].copy(), 60),
+    ]
+    alone = [fit_together(field_prior, [given], steps, CPU)[0] for given in pictures]
+    assert steps == 0 or any(deltas.filter or deltas.rate is not None for _, deltas in alone)
+    for chosen in (slice(0, 2), slice(None), slice(4, None, -1)):
+        together = fit_together(field_prior, pictures[chosen], steps, CPU)
+        for (fields, deltas), (expected, own) in zip(together, alone[chosen], strict=True):
+            assert all(map(np.array_equal, fields, expected))
+            assert pack_deltas(deltas) == pack_deltas(own)
 
 
 def test_progress_counts_the_steps(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
@@ -65,7 +96,7 @@ def test_steps_read_nothing_from_the_device(field_prior: Prior, picture: NDArray
     for weight in (None, torch.ones(1, 1, 22, 37)):
         fields = [torch.zeros(1, *s) for s in field_shapes(22, 37, CHANNELS)]
         with Reads() as reads:  # type: ignore[no-untyped-call]
-            refine(FieldModel.of(field_prior, CPU), fields, target, torch.zeros(1, 1), 200.0, 3, weight=weight)
+            refine([Aim(FieldModel.of(field_prior, CPU), target, torch.zeros(1, 1), 200.0, weight)], [fields], 3)
         counts.append(reads.count)
     assert counts[0] == 0
     assert counts[1] > 0  # a CPU is asked where the weight is zero
@@ -96,7 +127,7 @@ def test_a_network_fit_sees_only_what_is_seen(network_prior: Prior, picture: NDA
 def test_values_that_nothing_seen_depends_on_stay_zero(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
     seen = np.zeros(picture.shape[:2], bool)
     seen[2:6, 3:8] = True
-    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen)
+    ((fields, _),) = fit_together(field_prior, [Given(picture, 200, seen)], 4, CPU)
     masks = seen_cells(seen, QUIET)
     for values, near in zip(fields, masks, strict=True):
         assert not values[:, ~near].any() and values[:, near].any()
@@ -107,7 +138,7 @@ def test_cells_that_are_not_coded_stay_zero_at_every_level(field_prior: Prior, p
     seen, coded = np.ones((22, 37), bool), [np.arange(-(-37 >> i)) % 3 > 0 for i in range(len(CHANNELS))]
     seen[0, 0] = False
     masks = [np.tile(mask, (-(-22 >> level), 1)) for level, mask in enumerate(coded)]
-    fields, _ = fit_fields(field_prior, picture, 200, 4, CPU, seen=seen, coded=masks)
+    ((fields, _),) = fit_together(field_prior, [Given(picture, 200, seen, masks)], 4, CPU)
     for values, mask in zip(fields[QUIET:], masks[QUIET:], strict=True):
         assert not values[:, ~mask].any() and values[:, mask].any()
 

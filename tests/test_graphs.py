@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inrcodec.graphs import Recorded
+from inrcodec.graphs import Recorded, side_by_side
 
 
 def slope(weights: dict[str, Tensor], rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -34,3 +34,16 @@ def test_a_function_that_looks_at_values_is_called() -> None:
     for factor in (1.0, 2.0):
         x = torch.arange(6.0, device="cuda") * factor
         assert torch.allclose(recorded(x), x * x.sum())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_what_is_done_side_by_side_is_what_each_does(device: str) -> None:
+    rows = [torch.arange(12.0, device=device) + start for start in range(11)]
+
+    def compute(rows: list[Tensor]) -> list[Tensor]:
+        return side_by_side([lambda row=row: row.sin().cumsum(0) for row in rows], rows[0].device)  # type: ignore[misc]
+
+    recorded = Recorded(compute)
+    for factor in (1.0, 2.0, 3.0):
+        found = recorded([row * factor for row in rows])
+        assert all(torch.allclose(a, (row * factor).sin().cumsum(0)) for a, row in zip(found, rows, strict=True))

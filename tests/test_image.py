@@ -23,6 +23,7 @@ from inrcodec.image import (
     flatten,
     format_picture,
     parse_picture,
+    picture_size,
     read_mask,
     read_picture,
     write_atomically,
@@ -64,6 +65,14 @@ def test_lossless_files_are_read_as_they_are(tmp_path: Path, name: str) -> None:
     assert not read.grey
     assert read.metadata == {}
     read.pixels[0, 0, 0] ^= 1  # the array is the caller's own
+
+
+def test_a_size_is_told_by_the_header_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.fromarray(COLOUR))
+    path.write_bytes(path.read_bytes()[:-40])
+    assert picture_size(path) == (8, 6)
+    path.write_text("no picture")
+    assert picture_size(path) is None and picture_size(tmp_path) is None
 
 
 def test_jpeg_webp_and_gif_are_read_as_pillow_has_them(tmp_path: Path) -> None:

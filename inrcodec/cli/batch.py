@@ -4,7 +4,8 @@ A single file that is named is done as if there were no batches: its error is th
 one is reported and the rest is done; the exit code is then 1.
 
 Many files are done in as many threads as there are cores, each file in its own, so that nothing waits for a slow one.
-A file's result is the same whatever runs beside it. Processes that `torchrun` started take turns in the list of files,
+A file's result is the same whatever runs beside it. Small pictures of the same size are one task, which is done
+together. Processes that `torchrun` started take turns in the list of files,
 and the first of them reports for all.
 """
 
@@ -15,13 +16,14 @@ import json
 import math
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -41,7 +43,13 @@ SINR = frozenset({".sinr"})  # suffixes of what is decoded
 
 PATIENCE = timedelta(days=30)  # for other processes: they may have slower files
 
+GROUP_PIXELS = 1 << 20  # of files that are done together
+TURNS = 4  # groups of a thread, at least, if there are groups: so that none waits long for the last
+
+T = TypeVar("T")
+P = ParamSpec("P")
 Progress = Callable[[int, int], None]  # steps done, steps in all
+Size = tuple[int, int]  # of a picture, in pixels
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ class Result:
     facts: dict[str, Any]  # as JSON
     text: str
     detail: str = ""  # for the verbose
+
+
+Work = Callable[[Sequence[Job], Progress], Sequence[Result | Exception]]  # what came of each
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,32 @@ class Batch:
     def at_once(self) -> int:
         """How many files are done at a time."""
         return max(1, min(self.threads or cores(), len(self.jobs)))
+
+
+def one_by_one(work: Callable[[Job, Progress], Result]) -> Work:
+    """What does several jobs, each by itself."""
+    return lambda jobs, progress: [caught(work, job, progress) for job in jobs]
+
+
+def caught(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | Exception:
+    """What a function gives or raises."""
+    try:
+        return function(*arguments, **named)
+    except Exception as error:
+        return error
+
+
+def grouped(jobs: Sequence[Job], at_once: int, size: Callable[[Job], Size | None]) -> list[list[int]]:
+    """Numbers of the jobs that are done together: some of a size, or one of which none is known."""
+    most = max(1, len(jobs) // (TURNS * at_once))
+    alike = defaultdict[Size | int, list[int]](list)
+    for number, job in enumerate(jobs):
+        alike[(size(job) if most > 1 else None) or number].append(number)
+    groups = []
+    for shape, numbers in alike.items():
+        count = 1 if isinstance(shape, int) else max(1, min(most, GROUP_PIXELS // max(1, math.prod(shape))))
+        groups += [numbers[start : start + count] for start in range(0, len(numbers), count)]
+    return sorted(groups)
 
 
 def cores() -> int:
@@ -186,13 +223,14 @@ def _expand(source: Path, suffixes: frozenset[str], recursive: bool) -> list[tup
 
 def do_all(
     batch: Batch,
-    work: Callable[[Job, Progress], Result],
+    work: Work,
     report: Reporter,
     title: str,
     initializer: Callable[[], object] | None = None,
     team: Team = Team(),
+    size: Callable[[Job], Size | None] = lambda job: None,
 ) -> None:
-    """Do every job, and report each; `initializer` is called in each thread that does some.
+    """Do every job, those of a size together, and report each; `initializer` is called in each thread that does some.
 
     Of a team's processes each does its share, and the first reports. Raises the error of a single file, typer.Exit(1)
     if some of many failed in any process.
@@ -203,7 +241,9 @@ def do_all(
             return
         (job,) = batch.jobs
         with progress_bar(title, report.shows_progress) as bar:
-            result = _do(batch, job, work, bar or (lambda done, total: None))
+            (result,) = _do(batch, [job], work, bar or (lambda done, total: None))
+        if isinstance(result, Exception):
+            raise result
         if result is None:
             report({"input": str(job.source), "output": str(job.target), "skipped": True}, f"{job.target}: is there")
         else:
@@ -222,38 +262,43 @@ def do_all(
 
     with progress_bar(title, report.shows_progress) as bar:
 
-        def advance(number: int, part: float) -> None:
+        def advance(numbers: Sequence[int], part: float) -> None:
             with lock:
-                parts[number] = part
+                for number in numbers:
+                    parts[number] = part
                 if bar:
                     bar(sum(parts), len(parts))
 
-        def one(number: int, job: Job) -> None:
+        def several(numbers: Sequence[int]) -> None:
             def progress(done: int, total: int) -> None:
                 if stopped.is_set():
                     raise KeyboardInterrupt
-                advance(number, done / total)
+                advance(numbers, done / total)
 
-            try:
-                result = _do(batch, job, work, progress)
-            except Exception as error:  # reported, and the rest is done
-                outcome, said[number] = "failed", {"input": str(job.source), "error": error_facts(error)}
+            results = _do(batch, [batch.jobs[number] for number in numbers], work, progress)
+            for number, result in zip(numbers, results, strict=True):
+                settle(number, result)
+
+        def settle(number: int, result: Result | Exception | None) -> None:
+            source = str(batch.jobs[number].source)
+            if isinstance(result, Exception):  # reported, and the rest is done
+                outcome, said[number] = "failed", {"input": source, "error": error_facts(result)}
                 if not report.as_json:
-                    show_error(error)
+                    show_error(result)
             else:
                 outcome = "skipped" if result is None else "done"
-                said[number] = result.facts if result else {"input": str(job.source), "skipped": True}
+                said[number] = result.facts if result else {"input": source, "skipped": True}
                 if result and not report.as_json:
                     report(result.facts, result.text, result.detail)
             with lock:
                 counts[outcome] += 1
-            advance(number, 1.0)
+            advance([number], 1.0)
 
         # BLAS has one limit for all threads, so it is set before they begin.
         blas = threadpool_limits(1, "blas") if batch.at_once > 1 else nullcontext()
         with blas, ThreadPoolExecutor(batch.at_once, initializer=initializer) as pool:
             try:
-                futures = [pool.submit(one, number, job) for number, job in enumerate(batch.jobs)]
+                futures = [pool.submit(several, numbers) for numbers in grouped(batch.jobs, batch.at_once, size)]
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
             except KeyboardInterrupt:
@@ -270,17 +315,34 @@ def do_all(
         raise typer.Exit(1)
 
 
-def _do(batch: Batch, job: Job, work: Callable[[Job, Progress], Result], progress: Progress) -> Result | None:
-    """Do one job; None if its output is there already."""
+def _do(batch: Batch, jobs: Sequence[Job], work: Work, progress: Progress) -> list[Result | Exception | None]:
+    """What came of jobs that are done together; None if an output is there already."""
+    refused = [caught(_is_there, batch, job) for job in jobs]  # False: it is not
+    wanted = [job for job, why in zip(jobs, refused, strict=True) if why is False]
+    found = caught(work, wanted, progress) if wanted else []
+    results = iter([found] * len(wanted) if isinstance(found, Exception) else found)
+    outcomes: list[Result | Exception | None] = []
+    for job, why in zip(jobs, refused, strict=True):
+        result = next(results) if why is False else why if isinstance(why, Exception) else None
+        outcomes.append(caught(_finished, batch, job, result) if isinstance(result, Result) else result)
+    return outcomes
+
+
+def _is_there(batch: Batch, job: Job) -> bool:
+    """Whether to skip a job. Raises if its output must not be written."""
     if job.target is None:
-        return work(job, progress)
+        return False
     if batch.resume and job.target.is_file():
-        return None
+        return True
     if not batch.single:
         job.target.parent.mkdir(parents=True, exist_ok=True)
     check_target(job.target, job.source, overwrite=batch.force)
-    result = work(job, progress)
-    if batch.keep_mtime and STREAM not in (job.source, job.target):
+    return False
+
+
+def _finished(batch: Batch, job: Job, result: Result) -> Result:
+    """The result of a job whose output is written."""
+    if job.target is not None and batch.keep_mtime and STREAM not in (job.source, job.target):
         times = job.source.stat()
         os.utime(job.target, ns=(times.st_atime_ns, times.st_mtime_ns))
     return result

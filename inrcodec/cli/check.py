@@ -19,7 +19,18 @@ from inrcodec.cli.app import (
     naming,
     read_input,
 )
-from inrcodec.cli.batch import SINR, Batch, Job, JobsOption, Progress, RecursiveOption, Result, do_all, find_jobs
+from inrcodec.cli.batch import (
+    SINR,
+    Batch,
+    Job,
+    JobsOption,
+    Progress,
+    RecursiveOption,
+    Result,
+    do_all,
+    find_jobs,
+    one_by_one,
+)
 
 if TYPE_CHECKING:
     from inrcodec.image import Picture
@@ -44,6 +55,7 @@ def verify(
     found, single = find_jobs(files, SINR, recursive, None, None)
     given = find_prior(prior) if prior else None
 
+    @one_by_one
     def work(job: Job, _: Progress) -> Result:
         data = read_input(job.source)
         with naming(job.source):

@@ -36,6 +36,7 @@ from inrcodec.cli.batch import (
     ResumeOption,
     do_all,
     find_jobs,
+    one_by_one,
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
@@ -100,6 +101,7 @@ def decode(
     batch = Batch(found, single, jobs, resume, keep_mtime, force)
     loaded = find_prior(prior) if prior else None
 
+    @one_by_one
     def work(job: Job, _: Progress) -> Result:
         assert job.target is not None
         data = read_input(job.source)

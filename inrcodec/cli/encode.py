@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,6 +36,7 @@ from inrcodec.cli.batch import (
     RecursiveOption,
     Result,
     ResumeOption,
+    caught,
     cores,
     do_all,
     find_jobs,
@@ -44,6 +45,9 @@ from inrcodec.cli.batch import (
 )
 from inrcodec.errors import OptionError
 from inrcodec.options import Device
+
+if TYPE_CHECKING:
+    from inrcodec.codec import Encoded
 
 FIT_MEMORY, GUESS_MEMORY = 500, 50  # bytes per pixel, about, that encoding takes with steps and without
 
@@ -111,14 +115,14 @@ def encode(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit pictures and write them as .sinr files beside them.
+    """Fit pictures and write them as .sinr files beside them. Small ones of the same size are fitted together.
 
     Under torchrun, processes and machines share the files; the first reports for all. With --resume, those that it
     restarts go on.
     """
     from dataclasses import replace
 
-    from inrcodec.image import SUFFIXES, parse_picture, read_mask, read_picture
+    from inrcodec.image import SUFFIXES, Picture, parse_picture, picture_size, read_mask, read_picture
     from inrcodec.options import EncodeOptions, Target, steps_of
     from inrcodec.prior import DEFAULT_PRIOR, find_prior
 
@@ -137,20 +141,40 @@ def encode(
     per_pixel = FIT_MEMORY if options.steps else GUESS_MEMORY
     from inrcodec import codec
 
-    def work(job: Job, progress: Progress) -> Result:
-        assert job.target is not None
+    def load(job: Job) -> Picture:
         if job.source == STREAM:
             picture = parse_picture(read_input(job.source), "stdin", convert=convert)
         else:
             picture = read_picture(job.source, convert=convert)
-        if strip:
-            picture = replace(picture, metadata={})
-        with naming(job.source), memory(picture.pixels[..., 0].size * per_pixel):
+        return replace(picture, metadata={}) if strip else picture
+
+    def fitted(pictures: Sequence[Picture], progress: Progress) -> list[tuple[Encoded, float]]:
+        """Files, and the seconds that each took."""
+        with memory(sum(picture.pixels[..., 0].size for picture in pictures) * per_pixel):
             began = time.perf_counter()
-            result = codec.encode(
-                picture, options, prior=loaded, self_contained=self_contained, known=mask, progress=progress
+            made = codec.encode_together(
+                pictures, options, prior=loaded, self_contained=self_contained, known=mask, progress=progress
             )
-            seconds = time.perf_counter() - began
+            return [(each, (time.perf_counter() - began) / len(made)) for each in made]
+
+    def work(jobs: Sequence[Job], progress: Progress) -> list[Result | Exception]:
+        read = {job: caught(load, job) for job in jobs}
+        whole = {job: picture for job, picture in read.items() if isinstance(picture, Picture)}
+        together = caught(fitted, [*whole.values()], progress) if len(whole) > 1 else None
+        # What cannot be done together is done one by one: then an error is of its own file only.
+        made = dict(zip(whole, together, strict=True)) if isinstance(together, list) else {}
+
+        def one(job: Job) -> Result:
+            picture = read[job]
+            if isinstance(picture, Exception):
+                raise picture
+            with naming(job.source):
+                return written(job, *(made[job] if job in made else fitted([picture], progress)[0]))
+
+        return [caught(one, job) for job in jobs]
+
+    def written(job: Job, result: Encoded, seconds: float) -> Result:
+        assert job.target is not None
         write_output(job.target, result.data, overwrite=force)
         facts = {
             "input": str(job.source),
@@ -176,8 +200,14 @@ def encode(
         return Result(facts, text, detail)
 
     report = Reporter(as_json, quiet, verbose, aside=found[0].target == STREAM)
+    initializer = share_threads(batch.at_once) if options.steps else None
+
+    def size(job: Job) -> tuple[int, int] | None:
+        """Of a picture that can be fitted with others."""
+        return picture_size(job.source) if options.steps and target is None else None
+
     with torchrun_team(device) as team:
-        do_all(batch, work, report, "encoding", share_threads(batch.at_once) if options.steps else None, team)
+        do_all(batch, work, report, "encoding", initializer, team, size)
 
 
 def size_of(text: str) -> int:

@@ -1,0 +1,21 @@
+"""Adam written out (Kingma & Ba 2015, algorithm 1): a step is a function of tensors, which a CUDA graph can record."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["adam_step"]
+
+MEAN, SQUARE = 0.9, 0.999  # how much of the running means is kept
+LEAST = 1e-8
+
+State = tuple[Tensor, Tensor, Tensor]  # values, running mean of their gradient and of its square
+
+
+def adam_step(state: State, gradient: Tensor, rate: Tensor, count: Tensor) -> State:
+    """The state after step `count` = 1, 2, ... of size `rate`."""
+    values, mean, square = state
+    mean = mean.lerp(gradient, 1 - MEAN)
+    square = square.lerp(gradient.square(), 1 - SQUARE)
+    size = (square / (1 - SQUARE**count)).sqrt_().add_(LEAST)
+    return values - rate / (1 - MEAN**count) * mean / size, mean, square
