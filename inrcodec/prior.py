@@ -21,7 +21,8 @@ Tensors that this module knows (others belong to the modules that use them):
     skip.weight     float32 (3, channels)
     filter.in       float32 (features, 3 + planes, 3, 3), filter.in_bias (features, 3), filter.out (3, features, 3, 3),
                     filter.out_bias (3,): the filter of `render`; the bias in powers of q. It sees the first `planes`
-                    channels. detail.*: likewise, with 12 for 3 in the output
+                    channels. detail.*: likewise, with 12 for 3 in the output, and
+    detail.mid      float32 (features, features, 3, 3), detail.mid_bias (features,)
 
 A layer has at most 1024 units and no number is beyond 10**6 (16 in field.*, so that exp is harmless):
 whatever a file holds, decoding stays finite, and a sample costs a bounded number of operations.
@@ -219,6 +220,8 @@ def _field_shapes(
         shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
         shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
     return shapes | {
+        "detail.mid": (features, features, 3, 3),
+        "detail.mid_bias": (features,),
         "field.gain": (total,),
         "field.slope": (total,),
         "field.kernel": (len(channels), 2),

@@ -6,8 +6,9 @@ This is the reference decoder. The function that is sampled is, for a real posit
 
 with the normalised coordinates only where the prior has them, and the interpolated
 lattice fields s_l, scaled by the gains for quality q, only where it has fields. Its values are
-sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters, each of two 3x3 layers, at pixel
-centres: the first sees f without r, the second f with it. In between r is
+sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters of 3x3 layers at pixel centres: the
+first, of two, sees f without r, the second f with it; this one has a layer in between that adds to what it sees. In
+between r is
 
     r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
                 + M(p) (1 - (cos(2 pi x') + cos(2 pi y')) / 2)
@@ -44,7 +45,8 @@ TILE = 256  # samples along the side of a tile
 CHUNK = 8192  # samples that go through the network at once: they stay in the cache
 BLOCK = 64  # pixels along the side of a block whose single positions are taken together
 MAX_SAMPLES = 1 << 28
-FILTER_REACH = 2  # pixels that a filter looks around: two layers of 3x3
+FILTER_REACH = 2  # pixels that the first filter looks around: two layers of 3x3
+DETAIL_REACH = 3  # the second: three
 
 Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
 Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
@@ -283,16 +285,22 @@ class _Function:
         return values
 
     def _filtered(self, name: str, seen: Floats) -> Floats:
-        """Both layers of a filter, (H + 4, W + 4, in) -> (H, W, out)."""
+        """All layers of a filter, (H + 2 reach, W + 2 reach, in) -> (H, W, out)."""
         hidden = convolve(seen, self.filters[f"{name}.in"])
         hidden += self.filters[f"{name}.in_bias"] @ self.powers
-        out = convolve(np.maximum(hidden, 0, out=hidden), self.filters[f"{name}.out"])
+        np.maximum(hidden, 0, out=hidden)
+        if name == "detail":
+            middle = convolve(hidden, self.filters["detail.mid"])
+            middle += self.filters["detail.mid_bias"]
+            hidden = np.maximum(middle, 0, out=middle) + hidden[1:-1, 1:-1]
+        out = convolve(hidden, self.filters[f"{name}.out"])
         out += self.filters[f"{name}.out_bias"]
         return out
 
     def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
         """At the centres of some pixels: picture and finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
-        (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
+        down, vertical = _grown(rows, self.height, FILTER_REACH)
+        across, horizontal = _grown(columns, self.width, FILTER_REACH)
         planes = self._inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
         extra = self.filters["filter.in"].shape[1] - 3
         seen = np.concatenate([self._evaluated(planes), planes[..., :extra]], -1)
@@ -303,7 +311,8 @@ class _Function:
 
     def _detailed(self, rows: slice, columns: slice) -> Floats:
         """R, X, Y, D and M at the centres of some pixels, (15, H, W)."""
-        (down, vertical), (across, horizontal) = _grown(rows, self.height), _grown(columns, self.width)
+        down, vertical = _grown(rows, self.height, DETAIL_REACH)
+        across, horizontal = _grown(columns, self.width, DETAIL_REACH)
         picture, added = self._restored(down, across)
         detail = self._filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
         added = _inner(added, rows.start - down.start, columns.start - across.start, detail)
@@ -328,9 +337,9 @@ def _pixels(centres: NDArray[np.float64]) -> slice:
     return slice(int(centres[0]), int(centres[-1]) + 1)
 
 
-def _grown(part: slice, size: int) -> tuple[slice, tuple[int, int]]:
+def _grown(part: slice, size: int, reach: int) -> tuple[slice, tuple[int, int]]:
     """What a filter looks at of an axis, and how often to repeat the picture's first and last pixel for the rest."""
-    start, stop = part.start - FILTER_REACH, part.stop + FILTER_REACH
+    start, stop = part.start - reach, part.stop + reach
     grown = slice(max(0, start), min(size, stop))
     return grown, (grown.start - start, stop - grown.stop)
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from inrcodec.lattice import cells, kernel
 from inrcodec.prior import Prior
-from inrcodec.render import FILTER_REACH, Network, Parameters, network_layers
+from inrcodec.render import DETAIL_REACH, FILTER_REACH, Network, Parameters, network_layers
 from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
@@ -120,40 +120,57 @@ def finest(weights: Weights, planes: Tensor) -> Tensor:
 
 
 def filtered(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) -> Tensor:
-    """Both layers of a filter: (B, C, H + 4, W + 4) -> (B, out, H, W)."""
+    """All layers of a filter: (B, C, H + 2 reach, W + 2 reach) -> (B, out, H, W)."""
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     bias = (powers @ weights[f"{name}.in_bias"].T)[:, :, None, None]
     hidden = torch.relu(functional.conv2d(seen.contiguous(memory_format=PACKED), weights[f"{name}.in"]) + bias)
+    if name == "detail":
+        middle = functional.conv2d(hidden, weights["detail.mid"], weights["detail.mid_bias"])
+        hidden = torch.relu(middle) + hidden[..., 1:-1, 1:-1]
     return functional.conv2d(hidden, weights[f"{name}.out"], weights[f"{name}.out_bias"])
 
 
-def _filter(weights: Weights, name: str, picture: Tensor, planes: Tensor, conditioning: Tensor) -> Tensor:
-    """What a filter says at pixel centres; beyond the picture its outermost pixels go on."""
+def _restoration(weights: Weights, picture: Tensor, planes: Tensor, conditioning: Tensor) -> Tensor:
+    """What the first filter says at pixel centres; beyond the picture its outermost pixels go on."""
     seen = torch.cat([picture, finest(weights, planes)], 1)
-    return filtered(weights, name, functional.pad(seen, (FILTER_REACH,) * 4, mode="replicate"), conditioning)
+    return filtered(weights, "filter", functional.pad(seen, (FILTER_REACH,) * 4, mode="replicate"), conditioning)
 
 
 def synthesize(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]) -> Tensor:
     """The picture (B, 3, H, W) at pixel centres, from fields in steps, level 0 first."""
     planes = inputs(weights, fields, conditioning)
     values = network(weights, planes, conditioning, omegas)
-    return values + _filter(weights, "filter", values, planes, conditioning)
+    return values + _restoration(weights, values, planes, conditioning)
 
 
 def synthesize_finer(
     weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]
 ) -> Tensor:
     """The picture at twice as many centres per axis, (B, 3, 2 H, 2 W)."""
+    without, seen = before_detail(weights, fields, conditioning, omegas)
+    return without + detail(weights, seen, conditioning)
+
+
+def before_detail(
+    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """What `synthesize_finer` says without the filter for detail, and what that filter sees, (B, C, H, W)."""
     planes = inputs(weights, fields, conditioning)
     values = network(weights, planes, conditioning, omegas)
-    added = _filter(weights, "filter", values, planes, conditioning)
-    detail = _filter(weights, "detail", values + added, planes, conditioning)
-    parts = upsample(haloed(torch.cat([added, detail], 1)), 2, weights["field.kernel"][0])
-    constant, x, y, both, mean = parts.chunk(5, 1)
-    sine = 2.0 * torch.arange(2, device=planes.device) - 1  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
-    right, below = sine.repeat(planes.shape[3]), sine.repeat(planes.shape[2])[:, None]
+    added = _restoration(weights, values, planes, conditioning)
     between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
-    return between + constant + mean + x * right + (y + both * right) * below
+    without = between + upsample(haloed(added), 2, weights["field.kernel"][0])
+    return without, torch.cat([values + added, finest(weights, planes)], 1)
+
+
+def detail(weights: Weights, seen: Tensor, conditioning: Tensor) -> Tensor:
+    """What the filter for detail adds at twice as many centres per axis, (B, 3, 2 H, 2 W)."""
+    padded = functional.pad(seen, (DETAIL_REACH,) * 4, mode="replicate")
+    parts = filtered(weights, "detail", padded, conditioning)
+    x, y, both, mean = upsample(haloed(parts), 2, weights["field.kernel"][0]).chunk(4, 1)
+    sine = 2.0 * torch.arange(2, device=seen.device) - 1  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
+    right, below = sine.repeat(seen.shape[3]), sine.repeat(seen.shape[2])[:, None]
+    return mean + x * right + (y + both * right) * below
 
 
 def init_filters(channels: Sequence[int], width: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -168,7 +185,8 @@ def init_filters(channels: Sequence[int], width: int, generator: torch.Generator
             f"{name}.out": torch.zeros(out, width, 3, 3),
             f"{name}.out_bias": torch.zeros(out),
         }
-    return weights
+    between = 2 * torch.rand(width, width, 3, 3, generator=generator) - 1
+    return weights | {"detail.mid": 0.1 * between / math.sqrt(9 * width), "detail.mid_bias": torch.zeros(width)}
 
 
 def zero_fields(batch: int, height: int, width: int, channels: Sequence[int], device: torch.device) -> list[Tensor]:

@@ -23,6 +23,9 @@ with the schedule multiplied and divided by the same random factors, and the sch
 
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 
+Phase 7, detail: a set of batches of halved pictures is fitted once, and only the filter for detail learns, from the
+logarithm of the squared error of the x2 decode, so that every picture counts the same.
+
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
 is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under `torchrun`
@@ -60,12 +63,12 @@ from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
 from inrcodec.rounding import by_trial
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import init_filters, synthesize, synthesize_finer
+from inrcodec.synthesis import before_detail, detail, init_filters, synthesize, synthesize_finer
 from inrcodec.train import Progress, Tasks
 
 FORMAT = 3  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis")
+PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
@@ -76,6 +79,7 @@ NETWORK_PACE = 0.3  # likewise, of all others
 SCHEDULE = ("fit.step", "fit.temperature")
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
+LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phase 7
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
@@ -109,7 +113,10 @@ class FieldOptions:
     schedule_rate: float = 0.02  # of Adam in phase 5, of logs; falls along a cosine
     analysis_steps: int = 0  # of phase 6
     analysis_rate: float = 5e-4  # of Adam in phase 6; falls along a cosine
-    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3 and 5
+    detail_steps: int = 0  # of phase 7
+    detail_batches: int = 100  # that are fitted for it
+    detail_rate: float = 2e-3  # of Adam in phase 7; falls along a cosine
+    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3, 5 and 7
     schedule: tuple[float, float, float, float] | None = None  # first and last step of fits, temperatures; None: as is
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
@@ -128,6 +135,7 @@ class FieldOptions:
             "decoder_rounds",
             "decoder_batches",
             "coarse_batches",
+            "detail_batches",
             "log_every",
             "checkpoint_every",
         )
@@ -148,7 +156,7 @@ class FieldOptions:
     @property
     def _phases(self) -> tuple[int, ...]:
         learnt = self.guess_steps, self.fit_steps, self.decoder_steps
-        return *learnt, self.coarse_steps, self.schedule_steps, self.analysis_steps
+        return *learnt, self.coarse_steps, self.schedule_steps, self.analysis_steps, self.detail_steps
 
     def phase(self, step: int) -> tuple[int, int]:
         """Which phase a step is in, and how many steps of it are before."""
@@ -303,7 +311,7 @@ def train_fields(
     rows = rows[:1] + [row for row in rows[1:] if int(row.split(",")[0]) <= state.step]
     spent, began, first_step = state.seconds, time.monotonic(), state.step
 
-    @lru_cache(max(options.slots, options.decoder_batches))
+    @lru_cache(max(options.slots, options.decoder_batches, options.detail_batches))
     def batch(at: int) -> Batch:
         """This process's share of a step's pictures."""
         share = slice(number, None, world)
@@ -415,6 +423,9 @@ class _Learning:
         self.visit = Recorded(self._visit)
         self.follow = Recorded(self._follow)
         self.decode = Recorded(self._decode)
+        self.detail = Recorded(self._detail)
+        self.before_detail = dict[str, tuple[Tensor, Tensor]]()
+        """Of phase 7's batches: what is missing in the x2 decode without detail, and what the filter sees."""
         self.first = Recorded(self._first)
         self.slopes = Recorded(self._slopes)
         self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
@@ -467,6 +478,13 @@ class _Learning:
         leaves = _leaves(weights)
         losses = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
         return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _decoding(leaves))
+
+    def _detail(self, weights: Weights, missing: Tensor, seen: Tensor, q: Tensor) -> tuple[Tensor, Weights]:
+        """Log of the squared error of the x2 decode, and its gradients by the filter for detail."""
+        names = [name for name in _trainable(weights) if name.startswith("detail.")]
+        leaves = {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
+        loss = ((detail(leaves, seen, q) - missing).square().mean((1, 2, 3)) + LEAST_ERROR).log().sum()
+        return loss.detach(), _by_name(loss, leaves, names)
 
     def _slopes(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[Tensor]:
         """The gradient of J by fields as they are."""
@@ -535,6 +553,20 @@ def _stepped(
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
         names = [name for name in _decoding(weights) if name.startswith(kinds) and ".trunk" not in name]
         gradients = _by_name(loss, leaves, names)
+    elif phase == "detail":
+        key = f"detail {done % options.detail_batches}"
+        whole = drawn(step - done + done % options.detail_batches)
+        batch = whole.halved()
+        if done < options.detail_batches:
+            fields = _fitted(weights, batch, learning, generator)
+            pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
+        if key not in learning.before_detail:
+            fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
+            with torch.no_grad():
+                without, seen = before_detail(weights, fields, batch.q, options.omegas)
+            learning.before_detail[key] = whole.pictures - without, seen
+        loss, gradients = learning.detail(weights, *learning.before_detail[key], batch.q)
+        pace = options.detail_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.detail_steps)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
         done %= length

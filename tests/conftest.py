@@ -34,6 +34,8 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     for name, out in (("filter", 3), ("detail", 12)):
         weights[f"{name}.out"] = torch.randn(out, 5, 3, 3, generator=generator) * 0.1
         weights[f"{name}.in_bias"] = torch.randn(5, 3, generator=generator) * 0.1
+    weights["detail.mid"] = torch.randn(5, 5, 3, 3, generator=generator) * 0.2
+    weights["detail.mid_bias"] = torch.randn(5, generator=generator) * 0.1
     return weights | init_rate(CHANNELS, 8, 5, 4, generator) | init_analysis(CHANNELS, 6, generator)
 
 

@@ -201,6 +201,7 @@ def networks(fields: Prior, network: Prior) -> dict[str, Case]:
         "rate.table",
         "rate.1.mid",
         "filter.in",
+        "detail.mid",
         "detail.out",
     ):
         cases[f"no {name}"] = with_prior(prior_file(fields, without=name)), "PriorError", name.removesuffix(".bias")

@@ -22,7 +22,7 @@ from inrcodec.train_fields import (
 OPTIONS = FieldOptions(
     channels=(1, 2, 1, 2, 1), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
     guess_steps=6, fit_steps=14, decoder_steps=5, decoder_batches=2, coarse_steps=5, coarse_batches=2, schedule_steps=4,
-    analysis_steps=3,
+    analysis_steps=3, detail_steps=5, detail_batches=2,
     fit_length=4, slots=4, threads=1, log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
@@ -52,6 +52,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
         coarse_steps=0,
         schedule_steps=0,
         analysis_steps=0,
+        detail_steps=0,
         log_every=20,
         guess_rate=1e-2,
     )
@@ -62,7 +63,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
     whole = train_fields(OPTIONS, Noise(), tmp_path / "whole")
-    for stop_at in (4, 16, 21, 26, 32):  # in every phase
+    for stop_at in (4, 16, 21, 26, 32, 38):  # in every phase
         with pytest.raises(KeyboardInterrupt):
             train_fields(OPTIONS, Noise(stop_at), tmp_path / "parts")
     parts = train_fields(OPTIONS, Noise(), tmp_path / "parts")
@@ -84,6 +85,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
             coarse_steps=0,
             schedule_steps=0,
             analysis_steps=0,
+            detail_steps=0,
             fit_rate=1e-6,
         ),
         Noise(),
@@ -114,8 +116,8 @@ def test_phase_4_needs_coarse_levels() -> None:
 
 def test_a_schedule_that_is_far_from_right_is_learnt(tmp_path: Path) -> None:
     options = replace(
-        OPTIONS, guess_steps=0, fit_steps=0, decoder_steps=0, coarse_steps=0, analysis_steps=0, fit_length=8, batch=4,
-        log_every=6, schedule_steps=24, schedule_rate=0.15,
+        OPTIONS, guess_steps=0, fit_steps=0, decoder_steps=0, coarse_steps=0, analysis_steps=0, detail_steps=0,
+        fit_length=8, batch=4, log_every=6, schedule_steps=24, schedule_rate=0.15,
     )  # fmt: skip
     slow = {"fit.step": torch.full((5, 2), 0.03), "fit.temperature": torch.tensor([0.3, 0.2])}
     start = export(tmp_path / "start.safetensors", "start", init_weights(options) | slow, options, {})

@@ -105,10 +105,13 @@ def train_fields(
     coarse_steps: Annotated[
         int, typer.Option(help="Steps that train the rate of coarse levels alone, at last; for a large --size.")
     ] = 0,
+    coarse_batches: Annotated[int, typer.Option(help="Batches that are guessed for them.")] = 50,
     schedule_steps: Annotated[
         int, typer.Option(help="Steps that train the fit's step sizes and temperatures, after all others.")
     ] = 0,
-    analysis_steps: Annotated[int, typer.Option(help="Steps that train the first guess alone, at the very last.")] = 0,
+    analysis_steps: Annotated[int, typer.Option(help="Steps that train the first guess alone, after these.")] = 0,
+    detail_steps: Annotated[int, typer.Option(help="Steps that train what is decoded between pixels, at the end.")] = 0,
+    detail_batches: Annotated[int, typer.Option(help="Batches that are fitted for them.")] = 100,
     schedule: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(help="First and last step size of the fit, first and last temperature.", metavar="A B C D"),
@@ -140,9 +143,9 @@ def train_fields(
     options = FieldOptions(
         batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, decoder_steps=decoder_steps,
         decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
-        schedule_steps=schedule_steps, analysis_steps=analysis_steps, fit_length=fit_length, schedule=schedule,
-        slots=slots, guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate, seed=seed, device=device,
-        threads=threads,
+        coarse_batches=coarse_batches, schedule_steps=schedule_steps, analysis_steps=analysis_steps,
+        detail_steps=detail_steps, detail_batches=detail_batches, fit_length=fit_length, schedule=schedule, slots=slots,
+        guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")

@@ -4,7 +4,7 @@
 
 const TILE = 256;       // pixels along the side of what the filters look at together
 const EDGE = 2;         // pixels around a tile that interpolation between its pixels needs
-const REACH = 4;        // pixels beyond those that the filters look at: two of two 3x3 layers
+const REACH = 5;        // pixels beyond those that the filters look at: two 3x3 layers, and three
 const SLOTS = 64;       // tiles whose filters' outputs are kept
 const CHUNK = 128;      // screen pixels along the side of what is drawn at once
 const MAX_ZOOM = 256;   // screen pixels per pixel
@@ -134,8 +134,11 @@ void main() {
   else colour = x[layer - 1 + ${model.coordinates ? 1 : 0}];
 }`;
 
-/** One group of the outputs of a 3x3 layer. The first of a filter's two sees what is `added` to the picture, too. */
-const layerSource = (gl, name, first) => `${HEAD}
+/**
+ * One group of the outputs of a 3x3 layer. The first of a filter's sees what is `added` to the picture, too; one in the
+ * middle adds to what it sees.
+ */
+const layerSource = (gl, name, place) => `${HEAD}
 uniform sampler2D numbers;
 uniform sampler2DArray source;
 uniform sampler2DArray added;
@@ -150,11 +153,15 @@ void main() {
     ivec2 there = clamp(at + ivec2(tap % 3, tap / 3) - 1, low, high);
     for (int i = 0; i < inputs; i++) {
       vec4 value = texelFetch(source, ivec3(there, i), 0);
-      ${first ? 'if (i == 0) value += texelFetch(added, ivec3(there, 0), 0);' : ''}
+      ${place === 'first' ? 'if (i == 0) value += texelFetch(added, ivec3(there, 0), 0);' : ''}
       sum += times_${name}(4 * ((group * 9 + tap) * inputs + i), value);
     }
   }
-  colour = ${first ? 'max(sum, 0.0)' : 'sum'};
+  colour = ${{
+    first: 'max(sum, 0.0)',
+    middle: 'max(sum, 0.0) + texelFetch(source, ivec3(clamp(at, low, high), group), 0)',
+    last: 'sum',
+  }[place]};
 }`;
 
 // Where a fragment of the screen is on the picture, and the picture's opacity on a checkerboard.
@@ -331,14 +338,18 @@ function painter(gl, bytes) {
     passes = {
       seen: { texture: target('seen', float, ...scratch, filterIn.inputs), count: filterIn.inputs },
       hidden: { texture: target('hidden', float, ...scratch, features), count: features },
+      deeper: { texture: target('deeper', float, ...scratch, model.banks.detailMid.outputs), count: model.banks.detailMid.outputs },
       added: { texture: target('added', float, ...scratch, 1), count: 1 },
       parts: { texture: target('parts', gl.RGBA16F, ...tile.map((side) => side + 2 * EDGE), count * capacity), count },
     };
     unitOf.set('source', unitOf.get('seen'));
     passes.see = program(seenSource(gl));
-    for (const name of ['filterIn', 'detailIn']) passes[name] = program(layerSource(gl, name, true));
+    for (const name of ['filterIn', 'detailIn']) passes[name] = program(layerSource(gl, name, 'first'));
     unitOf.set('source', unitOf.get('hidden'));
-    for (const name of ['filterOut', 'detailOut']) passes[name] = program(layerSource(gl, name, false));
+    passes.detailMid = program(layerSource(gl, 'detailMid', 'middle'));
+    passes.filterOut = program(layerSource(gl, 'filterOut', 'last'));
+    unitOf.set('source', unitOf.get('deeper'));
+    passes.detailOut = program(layerSource(gl, 'detailOut', 'last'));
   }
   const drawPicture = program(pictureSource());
   const drawFunction = program(functionSource(gl));
@@ -387,6 +398,13 @@ function painter(gl, bytes) {
         if (last === 'filterOut') {
           passes[last]({ ...all, group: 0 });
           into(passes.added.texture, 0);
+        } else {
+          for (let group = 0; group < passes.deeper.count; group++) {
+            passes.detailMid({ ...all, group });
+            into(passes.deeper.texture, group);
+          }
+          yield;
+          ready();
         }
         gl.viewport(0, 0, ...extent.map((side) => side + 2 * EDGE));
         for (let group = 0; group < model.banks[last].outputs; group++) {
