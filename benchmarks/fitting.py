@@ -57,7 +57,8 @@ def blank(prior: Prior, pixels: NDArray[Any], *rest: Any) -> list[NDArray[np.flo
 def warm(prior: Prior, pixels: NDArray[Any], index: int, *rest: Any) -> list[NDArray[np.float32]]:
     """The fields of a shorter fit at a lower quality, in steps of this one: as when a target is sought."""
     with patch.object(fit, "unrounded_guess", unrounded_guess):
-        fields, _ = fit.fit_fields(prior, pixels, max(0, index - WARM[0]), WARM[1], torch.device("cpu"))
+        given = fit.Given(pixels, max(0, index - WARM[0]))
+        ((fields, _),) = fit.fit_together(prior, [given], WARM[1], torch.device("cpu"))
     return [z.astype(np.float32) for z in fields]
 
 

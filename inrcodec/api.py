@@ -51,12 +51,12 @@ def encode(
 ) -> bytes:
     """The `.sinr` file of a picture: (height, width) or (height, width, 2..4), uint8 or uint16.
 
-    quality is 1..100; instead of it the largest size in bytes, the most bits per pixel or the least PSNR in dB can be
-    given as a target, and is met within 2 % or 0.1 dB; a TargetWarning says where that cannot be. `effort` 0..9, 5 if
-    neither is given, stands for `steps` of the fit, 0 to 1000, in which time is linear; `prior` is the name of a
-    bundled one or a file; `metadata` holds "icc", "exif" and "xmp" as far as there are any; `known`,
-    (height, width), is zero or False at pixels that do not count: the file fills them in from those around;
-    `progress` is told the steps done and all steps.
+    quality is 1..100, and keeps smooth pictures finer than busy ones; instead of it the largest size in bytes, the
+    most bits per pixel or the least PSNR in dB can be given as a target, and is met within 2 % or 0.1 dB; a
+    TargetWarning says where that cannot be. `effort` 0..9, 5 if neither is given, stands for `steps` of the fit, 0
+    to 1000, in which time is linear; `prior` is the name of a bundled one or a file; `metadata` holds "icc", "exif"
+    and "xmp" as far as there are any; `known`, (height, width), is zero or False at pixels that do not count: the
+    file fills them in from those around; `progress` is told the steps done and all steps.
 
     Raises ImageError for another kind of array or mask, OptionError for an option out of range, PriorError if the
     prior cannot be used.
@@ -155,7 +155,7 @@ class SinrPicture:
 
     @property
     def quality(self) -> float:
-        """What it was encoded with, 1..100."""
+        """What was asked for when it was encoded, or found to meet a target, 1..100."""
         return index_quality(self._file.asked_index)
 
     @property

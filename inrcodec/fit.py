@@ -115,19 +115,6 @@ class Aim:
         return torch.stack([one if mask is None else mask.mean() for mask in felt]).sqrt()
 
 
-def fit_fields(
-    prior: Prior,
-    pixels: NDArray[np.uint8] | NDArray[np.float32],
-    quality_index: int,
-    steps: int,
-    device: torch.device,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Fitted:
-    """What `fit_together` gives for one picture (height, width, 3) in 0..255, all of it seen."""
-    return fit_together(prior, [Given(pixels, quality_index)], steps, device, seed, progress)[0]
-
-
 def fit_together(
     prior: Prior,
     pictures: Sequence[Given],

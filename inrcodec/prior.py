@@ -219,9 +219,10 @@ def _field_shapes(
             raise PriorError(f"{source}: the filters should see 3 values and 0..{total} planes, found {seen}")
         shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
         shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
+    within = len(tensors["detail.in"])
     return shapes | {
-        "detail.mid": (features, features, 3, 3),
-        "detail.mid_bias": (features,),
+        "detail.mid": (within, within, 3, 3),
+        "detail.mid_bias": (within,),
         "field.gain": (total,),
         "field.slope": (total,),
         "field.kernel": (len(channels), 2),

@@ -311,7 +311,7 @@ def train_fields(
     rows = rows[:1] + [row for row in rows[1:] if int(row.split(",")[0]) <= state.step]
     spent, began, first_step = state.seconds, time.monotonic(), state.step
 
-    @lru_cache(max(options.slots, options.decoder_batches, options.detail_batches))
+    @lru_cache(max(options.slots, options.decoder_batches))
     def batch(at: int) -> Batch:
         """This process's share of a step's pictures."""
         share = slice(number, None, world)
@@ -424,8 +424,8 @@ class _Learning:
         self.follow = Recorded(self._follow)
         self.decode = Recorded(self._decode)
         self.detail = Recorded(self._detail)
-        self.before_detail = dict[str, tuple[Tensor, Tensor]]()
-        """Of phase 7's batches: what is missing in the x2 decode without detail, and what the filter sees."""
+        self.before_detail = dict[str, tuple[Tensor, Tensor, Tensor]]()
+        """Of phase 7's batches: what is missing in the x2 decode without detail, what the filter sees, and q."""
         self.first = Recorded(self._first)
         self.slopes = Recorded(self._slopes)
         self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
@@ -555,17 +555,17 @@ def _stepped(
         gradients = _by_name(loss, leaves, names)
     elif phase == "detail":
         key = f"detail {done % options.detail_batches}"
-        whole = drawn(step - done + done % options.detail_batches)
-        batch = whole.halved()
-        if done < options.detail_batches:
-            fields = _fitted(weights, batch, learning, generator)
-            pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
-        if key not in learning.before_detail:
+        if key not in learning.before_detail:  # nothing that is before the filter changes
+            whole = drawn(step - done + done % options.detail_batches)
+            batch = whole.halved()
+            if done < options.detail_batches:
+                fields = _fitted(weights, batch, learning, generator)
+                pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
             fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
             with torch.no_grad():
                 without, seen = before_detail(weights, fields, batch.q, options.omegas)
-            learning.before_detail[key] = whole.pictures - without, seen
-        loss, gradients = learning.detail(weights, *learning.before_detail[key], batch.q)
+            learning.before_detail[key] = whole.pictures - without, seen, batch.q
+        loss, gradients = learning.detail(weights, *learning.before_detail[key])
         pace = options.detail_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.detail_steps)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)

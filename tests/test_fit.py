@@ -13,7 +13,6 @@ from inrcodec.fit import (
     QUIET,
     Aim,
     Given,
-    fit_fields,
     fit_network,
     fit_together,
     refine,
@@ -43,7 +42,9 @@ def test_steps_lower_the_objective(field_prior: Prior, picture: NDArray[np.uint8
 
 
 def test_a_fit_is_a_function_of_its_seed(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
-    a, b, c = (fit_fields(field_prior, picture, 90, 4, CPU, seed)[0] for seed in (0, 0, 1))
+    ((a, _),), ((b, _),), ((c, _),) = (
+        fit_together(field_prior, [Given(picture, 90)], 4, CPU, seed) for seed in (0, 0, 1)
+    )
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert any(not np.array_equal(x, y) for x, y in zip(a, c, strict=True))
 
@@ -76,7 +77,7 @@ def test_pictures_are_fitted_together_as_each_is_alone(
 
 def test_progress_counts_the_steps(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
     seen: list[tuple[int, int]] = []
-    fit_fields(field_prior, picture, 90, 3, CPU, progress=lambda done, total: seen.append((done, total)))
+    fit_together(field_prior, [Given(picture, 90)], 3, CPU, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 

@@ -10,9 +10,11 @@ import torch
 from conftest import write_png
 from numpy.typing import NDArray
 
-from inrcodec.fit import fit_fields
+from inrcodec.analysis import analyse
 from inrcodec.guess import first_guess
 from inrcodec.lattice import visible_cells
+from inrcodec.objective import FieldModel
+from inrcodec.options import conditioning
 from inrcodec.prior import Prior, find_prior
 
 
@@ -29,7 +31,11 @@ def photo_like(height: int, width: int) -> NDArray[np.uint8]:
 def test_it_is_the_guess_of_the_torch_twin(field_prior: Prior, size: tuple[int, int], name: str) -> None:
     prior = find_prior() if name == "photo" else field_prior
     pixels = photo_like(*size)
-    expected, _ = fit_fields(prior, pixels, 150, 0, torch.device("cpu"))
+    model, q = FieldModel.of(prior, torch.device("cpu")), torch.full((1, 1), conditioning(150))
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255 - 0.5
+    with torch.no_grad():
+        fields = analyse(model.weights, picture, q, model.channels, model.omegas)
+    expected = [z[0].round().numpy() for z in fields]
     found = first_guess(prior, pixels, 150)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == np.int32 and a.shape == b.shape

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from inrcodec import parallel
-from inrcodec.fit import fit_fields
+from inrcodec.fit import Given, fit_together
 from inrcodec.parallel import one_thread_per_piece
 from inrcodec.prior import Prior
 
@@ -32,8 +32,8 @@ def test_freed_blocks_of_a_tile_are_used_again_without_new_pages() -> None:
 def test_a_fit_is_the_same_with_another_c_library(
     field_prior: Prior, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, _ = fit_fields(field_prior, picture, 90, 4, CPU)
+    ((kept, _),) = fit_together(field_prior, [Given(picture, 90)], 4, CPU)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert parallel._glibc() is None
-    other, _ = fit_fields(field_prior, picture, 90, 4, CPU)
+    ((other, _),) = fit_together(field_prior, [Given(picture, 90)], 4, CPU)
     assert all(np.array_equal(a, b) for a, b in zip(kept, other, strict=True))

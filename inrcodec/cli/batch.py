@@ -5,8 +5,7 @@ one is reported and the rest is done; the exit code is then 1.
 
 Many files are done in as many threads as there are cores, each file in its own, so that nothing waits for a slow one.
 A file's result is the same whatever runs beside it. Small pictures of the same size are one task, which is done
-together. Processes that `torchrun` started take turns in the list of files,
-and the first of them reports for all.
+together. Processes that `torchrun` started take turns in the list of files, and the first of them reports for all.
 """
 
 from __future__ import annotations
