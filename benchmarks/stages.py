@@ -51,8 +51,7 @@ def watched() -> dict[tuple[Any, str], str]:
         (fit, "unrounded_guess"): "first guess",
         (fit, "refine"): "steps: noise, rounding, descent",
         (fit, "objective"): "steps: objective and gradients",
-        (fit, "adapt_filter"): "adapting the filter",
-        (fit, "adapt_rate"): "adapting the rate model",
+        (fit._Fit, "adapted"): "adapting filter and rate model",
         (fit, "optimised_rounding"): "rounding",
         (RateModel, "encode"): "entropy coding",
     }

@@ -179,10 +179,11 @@ class _Fit:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(self.seed)
             seen, quick = shown(nearest, aim.coded), _quick_type(aim.model.device)
             filtered = aim.model, seen, aim.target, aim.q, aim.lam, draws, aim.weight
-            self.deltas = Deltas(
-                adapt_filter(*filtered, before=self.deltas.filter, dtype=quick),
-                adapt_rate(aim.model, tensors, nearest, aim.q, self.seed, before=self.deltas.rate, coded=aim.coded),
-            )
+            rated = aim.model, tensors, nearest, aim.q, self.seed
+            # Neither depends on the other: two threads do them at once.
+            filters = in_parallel([partial(adapt_filter, *filtered, before=self.deltas.filter, dtype=quick)])
+            rates = in_parallel([partial(adapt_rate, *rated, before=self.deltas.rate, coded=aim.coded)])
+            self.deltas = Deltas(next(filters), next(rates))
         changed = {k: torch.from_numpy(v) for k, v in changed_filter(tensors, self.deltas.filter).items()}
         changed |= to_floats(changed_rate(tensors, self.deltas.rate))
         own = {name: tensor.to(aim.model.device) for name, tensor in changed.items()}

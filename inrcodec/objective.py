@@ -40,6 +40,7 @@ __all__ = [
     "add_taps",
     "by_tap",
     "costs",
+    "distributions",
     "laplace",
     "level_cells",
     "objective",
@@ -203,7 +204,7 @@ def _summed(found: Iterator[tuple[int, tuple[Tensor, list[Part]]]], sums: Sequen
     for at, (cost, parts) in found:
         total = total + cost
         for level, rows, columns, gradient in parts:
-            sums[level][at, :, rows, columns] += gradient
+            sums[level][at, :, rows, columns].add_(gradient)
     return total
 
 
@@ -238,27 +239,48 @@ def costs(
     trunks = rate.trunks(model.weights, fields)  # in this thread, while others are at the tiles
 
     def of_stripe(at: int, level: int, top: int) -> None:
-        trunk = trunks[level]
         mask = None if coded is None else coded[level].mask[top : top + STRIPE]
         if not _counts(mask):
             return
-        for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, None if trunk is None else trunk[at]):
+        for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, _of_picture(trunks[level], at)):
             mean, log_scale = cells.distributions()
-            found = rate.laplace_bits(cells.values - mean, log_scale).sum(0)
-            plane = rate.joined(found.view(2, 2, cells.deep, cells.wide))
-            bits[level][at, rows] = plane[: cells.height, : cells.width]
+            bits[level][at, rows] = cells.plane(rate.laplace_bits(cells.values - mean, log_scale).sum(0))
         if mask is not None:
-            bits[level][at, top : top + STRIPE] *= mask
+            bits[level][at, top : top + STRIPE].mul_(mask)
 
-    stripes = [
-        partial(of_stripe, at, level, top)
-        for at in range(len(target))
-        for level, plane in enumerate(bits)
-        for top in range(0, plane.shape[1], STRIPE)
-    ]
-    for _ in chain(found, in_parallel(stripes)):
+    for _ in chain(found, in_parallel(_at_stripes(of_stripe, fields[:levels]))):
         pass
     return error, bits
+
+
+@within_memory
+def distributions(model: FieldModel, fields: Sequence[Tensor], q: Tensor, levels: int) -> list[tuple[Tensor, Tensor]]:
+    """`rate.distributions` of the finest `levels` of fields (B, C, h, w); q (1, 1) of them all."""
+    trunks = rate.trunks(model.weights, fields)
+    planes = [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]]
+
+    def of_stripe(at: int, level: int, top: int) -> None:
+        for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, _of_picture(trunks[level], at)):
+            for plane, samples in zip(planes[level], cells.distributions(), strict=True):
+                plane[at, :, rows] = cells.plane(samples)
+
+    for _ in in_parallel(_at_stripes(of_stripe, fields[:levels])):
+        pass
+    return planes
+
+
+def _at_stripes(compute: Callable[[int, int, int], None], fields: Sequence[Tensor]) -> list[Callable[[], None]]:
+    """`compute` for each stripe of fields (B, C, h, w): which picture, level and first row."""
+    return [
+        partial(compute, at, level, top)
+        for at in range(len(fields[0]))
+        for level, values in enumerate(fields)
+        for top in range(0, values.shape[2], STRIPE)
+    ]
+
+
+def _of_picture(trunk: Tensor | None, at: int) -> Tensor | None:
+    return None if trunk is None else trunk[at]
 
 
 def tiles(target: Tensor) -> list[tuple[slice, slice]]:
@@ -391,13 +413,13 @@ class Tile:
         by_seen = _spread(network.back[1], by_hidden[0])
         if any(self.margins):
             by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
-        by_seen[:3][self.inside] += upstream
+        by_seen[:3][self.inside].add_(upstream)
         by_seen = by_seen.flatten(1)
         back = network.out[0].T @ by_seen[:3].to(self.phases[-1].dtype)
         for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
             back = matrix.T @ back.mul_(phase.cos_())
         back = back.float().addmm_(network.skip.T, by_seen[:3])
-        back[: len(by_seen) - 3] += by_seen[3:]
+        back[: len(by_seen) - 3].add_(by_seen[3:])
         by_planes = torch.split(back.view(-1, *self.shape), list(network.model.channels))
         parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]
         for level, (over_rows, down, over_columns, across) in enumerate(self.places, start=1):
@@ -439,7 +461,7 @@ def _spread(matrix: Tensor, planes: Tensor) -> Tensor:
     height, width = planes.shape[1:]
     found = planes.new_zeros(len(matrix) // 9, height + 2, width + 2, dtype=torch.float32)
     for (y, x), tap in _taps(matrix, planes):
-        found[:, y : y + height, x : x + width] += tap
+        found[:, y : y + height, x : x + width].add_(tap)
     return found
 
 
@@ -591,6 +613,11 @@ class Cells:
         if self.width % 2:
             phased[:, :, 1, :, -1] = 0
 
+    def plane(self, samples: Tensor) -> Tensor:
+        """Samples (..., 4 n) as these rows of a plane (..., rows, w)."""
+        whole = rate.joined(samples.view(*samples.shape[:-1], 2, 2, self.deep, self.wide))
+        return whole[..., : self.height, : self.width]
+
     def phased(self, plane: Tensor) -> Tensor:
         """A plane of the stripe, (rows, w), as samples (4 n), zero where they are there for evenness only."""
         padded = _padded(plane[None])[0]
@@ -611,7 +638,7 @@ class Cells:
         by_context = rate.joined((part["causal"].T @ back).view(shape)).unbind(1)
         (by_values,) = rate.joined(by_offset.view(shape)).unbind(1)
         for tap, gradient in (*zip(CAUSAL, by_context, strict=True), ((0, 0), by_values)):
-            by_padded[:, *self._moved(tap)] += gradient
+            by_padded[:, *self._moved(tap)].add_(gradient)
         if self.above is None:
             return None
         by_trunk: Tensor = self.above.T @ back.view(len(self.above), -1)

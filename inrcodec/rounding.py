@@ -1,11 +1,12 @@
 """Rate-distortion-optimised rounding: the last decision of a fit, taken by trial.
 
-To round each value to the nearest integer is not best: what a value costs depends on its neighbours, and
-theirs on it. So values of the finer levels are tried one higher or lower, as the gradient of J at the rounded fields
-has it, as long as they stay within 1 of what the fit wanted, and whatever lowers the true J is kept. Few of them can
-pay, those where the gradient is large; so each evaluation of the model tries the most promising ones that are far
-enough apart, and each channel of a cell has its turn. A cell's change is felt in a window of 4x4 cells around it (the
-causal contexts, the kernel and the filter; what lies further out is small).
+To round each value to the nearest integer is not best: what a value costs depends on its neighbours, and theirs on
+it. So values are tried one higher or lower, as long as they stay within 1 of what the fit wanted, and whatever
+lowers the true J is kept. Few of them can pay. What a change promises is the difference of the value's own bits, as
+they would be, and for all else the gradient of J at the rounded fields, which says too much over a whole step. Each
+evaluation of the model tries the most promising changes that are far enough apart, and each channel of a cell has
+its turn. A cell's change is felt in a window of 4x4 cells around it (the causal contexts, the kernel and the
+filter; what lies further out is small).
 
 The idea is the RDOQ of video encoders (Karczewicz et al., VCEG-AH21, 2008), with exact costs in place of estimates.
 """
@@ -20,13 +21,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec.graphs import Recorded
-from inrcodec.objective import Coded, FieldModel, costs, objective
+from inrcodec.objective import Coded, FieldModel, costs, distributions, laplace, objective
+from inrcodec.rate import laplace_bits
 
 __all__ = ["by_trial", "optimised_rounding"]
 
 PASSES = 2
-TRIES = ((2, 2), (1, 3), (0, 4))  # levels in this order, and evaluations of each in a pass
-PROMISE = 6.0  # least gradient of what is tried, in bits a step
+TRIES = ((3, 1), (2, 2), (1, 2), (0, 4))  # levels in this order, and evaluations of each in a pass
+CURVATURE = 2.0  # bits that a change costs beyond what the gradient says
+TRUST = 0.65  # what is left of a gradient over a whole step
 BEFORE, BEHIND = (1, 1), (2, 2)  # rows and columns of a window before the cell's own, and behind
 APART = (2, 3)  # rows and columns before and behind what is tried where nothing else is tried
 SWEEPS = 3  # in search of the most promising: each fills in what the one before has left
@@ -35,6 +38,7 @@ Combine = Callable[[Tensor, Tensor], Tensor]
 Sides = tuple[int, int]
 Costs = Callable[[list[Tensor], int], tuple[Tensor, list[Tensor]]]  # `objective.costs`, of fields and levels
 Slopes = Callable[[list[Tensor]], list[Tensor]]  # the gradient of J by fields
+Rates = Callable[[list[Tensor]], list[tuple[Tensor, Tensor]]]  # `rate.distributions` of fields
 
 
 def optimised_rounding(
@@ -56,40 +60,58 @@ def optimised_rounding(
     def of_levels(levels: int) -> Recorded[tuple[Tensor, list[Tensor]]]:
         return Recorded(lambda tried: costs(model, tried, target, q, lam, levels, weight, coded, dtype))
 
-    by_levels = {level + 1: of_levels(level + 1) for level, _ in TRIES}
+    most = 1 + max(level for level, _ in TRIES)
+    by_levels = [of_levels(levels) for levels in range(most + 1)]
     slopes = Recorded(lambda tried: objective(model, tried, target, q, lam, weight, coded, dtype)[1])
-    return by_trial(fields, lambda tried, levels: by_levels[levels](tried), slopes)
+    rates = Recorded(lambda tried: distributions(model, tried, q, most))
+    return by_trial(fields, lambda tried, levels: by_levels[levels](tried), slopes, rates)
 
 
 @torch.no_grad()
-def by_trial(fields: Sequence[Tensor], costs: Costs, slopes: Slopes) -> list[Tensor]:
+def by_trial(fields: Sequence[Tensor], costs: Costs, slopes: Slopes, rates: Rates) -> list[Tensor]:
     """Whole numbers, shaped like the fields (B, C, h, w), that cost little."""
     rounded = [values.round() for values in fields]
+    tries = [(level, count) for level, count in TRIES if level < len(fields)]
 
-    def cost(level: int) -> Tensor:
-        """J at each cell of a level, (B, h, w), but for what coarser levels take."""
-        error, bits = costs(rounded, level + 1)
-        return sum((_gathered(plane, level - i) for i, plane in enumerate(bits)), _gathered(error, level))
+    def planes(levels: int) -> list[Tensor]:
+        """Terms of J: the error at each pixel, and the bits of each cell of the finest levels."""
+        error, bits = costs(rounded, levels)
+        return [error, *bits]
 
     for _ in range(PASSES):
-        gradients = slopes(rounded)
-        for level, tries in TRIES:
-            if level < len(fields):
-                values, change = rounded[level], -gradients[level].sign()
-                within = (values + change - fields[level]).abs() < 1  # never of what is zero because it must be
-                promise = gradients[level].abs() * within
-                promise *= promise > PROMISE
-                current = cost(level)
-                for _ in range(tries):
-                    most, channel = promise.max(1, keepdim=True)
-                    chosen = torch.zeros_like(promise).scatter_(1, channel, _apart(most[:, 0])[:, None].float())
-                    values += change * chosen
-                    new = cost(level)
-                    kept = chosen.sum(1) * (_around(new - current, torch.add, BEFORE, BEHIND) < 0)  # (B, h, w)
-                    values -= change * chosen * (1 - kept[:, None])
-                    current = torch.where(_around(kept, torch.maximum, BEHIND, BEFORE) > 0, new, current)
-                    promise *= 1 - chosen
+        current = planes(tries[0][0] + 1)
+        gradients, found = slopes(rounded), rates(rounded)
+        for level, count in tries:
+            values, above = rounded[level], [level, *range(level, -1, -1)]  # levels between a plane's cells and these
+            change, promise = _prospects(values, fields[level], gradients[level], *found[level])
+            for _ in range(count):
+                most, channel = promise.max(1, keepdim=True)
+                chosen = torch.zeros_like(promise).scatter_(1, channel, _apart(most[:, 0])[:, None].float())
+                values += change * chosen
+                new = planes(level + 1)
+                pairs = list(zip(new, current, above, strict=False))
+                difference = reduce(torch.add, [_gathered(b - a, levels) for b, a, levels in pairs])
+                kept = chosen.sum(1) * (_around(difference, torch.add, BEFORE, BEHIND) < 0)  # (B, h, w)
+                values -= change * chosen * (1 - kept[:, None])
+                felt = _around(kept, torch.maximum, BEHIND, BEFORE) > 0
+                current[: len(new)] = [torch.where(_spread(felt, levels, b), b, a) for b, a, levels in pairs]
+                promise *= 1 - chosen
     return rounded
+
+
+def _prospects(
+    values: Tensor, wanted: Tensor, gradient: Tensor, mean: Tensor, log_scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Whether each value should rise or fall, 1 or -1, and by how much J may become less, 0 if neither helps."""
+    offset = values - mean
+    bits, slope, _ = laplace(offset, log_scale)
+    others = TRUST * (gradient - slope)
+    rise = laplace_bits(offset + 1, log_scale) - bits + others
+    fall = laplace_bits(offset - 1, log_scale) - bits - others
+    barred = torch.inf  # what is zero because it must be stays there, too
+    rise = torch.where(values + 1 - wanted < 1, rise, barred)
+    fall = torch.where(wanted - values + 1 < 1, fall, barred)
+    return torch.where(rise < fall, 1.0, -1.0), (-CURVATURE - torch.minimum(rise, fall)).clamp_min(0)
 
 
 def _apart(promise: Tensor) -> Tensor:
@@ -112,6 +134,12 @@ def _around(planes: Tensor, combine: Combine, before: Sides, behind: Sides) -> T
         size = planes.shape[axis]
         planes = reduce(combine, (padded.narrow(axis, start, size) for start in range(first + 1 + last)))
     return planes
+
+
+def _spread(mask: Tensor, levels: int, like: Tensor) -> Tensor:
+    """A mask (B, h, w) at the cells of a plane, `levels` levels below."""
+    _, height, width = like.shape
+    return mask.repeat_interleave(1 << levels, 1)[:, :height].repeat_interleave(1 << levels, 2)[:, :, :width]
 
 
 def _gathered(costs: Tensor, levels: int) -> Tensor:

@@ -428,6 +428,7 @@ class _Learning:
         """Of phase 7's batches: what is missing in the x2 decode without detail, what the filter sees, and q."""
         self.first = Recorded(self._first)
         self.slopes = Recorded(self._slopes)
+        self.rates = Recorded(self._rates)
         self.costs = [Recorded(partial(self._costs, levels)) for levels in range(len(options.channels) + 1)]
 
     def _guess(
@@ -490,6 +491,11 @@ class _Learning:
         """The gradient of J by fields as they are."""
         slopes = loss_and_slopes(weights, fields, batch, self.options)[1]
         return [slope / batch.weight[:, None, None, None] for slope in slopes]
+
+    def _rates(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """`rate.distributions` of all levels."""
+        with torch.no_grad():
+            return rate.distributions(weights, fields, batch.q)
 
     def _costs(self, levels: int, weights: Weights, fields: list[Tensor], batch: Batch) -> tuple[Tensor, list[Tensor]]:
         """`objective.costs` of pictures that each have a quality of their own, in whole."""
@@ -579,6 +585,7 @@ def _stepped(
                 fields,
                 lambda tried, levels: learning.costs[levels](weights, tried, batch),
                 lambda tried: learning.slopes(weights, tried, batch),
+                lambda tried: learning.rates(weights, tried, batch),
             )
             pool = dict(pool) | {f"decoder {number_of_batch}/fields/{i}": z for i, z in enumerate(fields)}
         fields = [pool[f"decoder {number_of_batch}/fields/{i}"] for i in range(len(options.channels))]

@@ -145,6 +145,19 @@ def test_costs_are_those_of_the_plain_form(
         assert torch.allclose(found, laplace_bits(z - mean, log_scale).sum(1), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(("height", "width", "batch"), [(70, 45, 1), (1, 5, 1), (37, 80, 2)])
+def test_distributions_are_those_of_the_plain_form(
+    height: int, width: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module.ROWS, "cpu", 45 * 6)
+    model, fields, q = FieldModel(field_weights(), OMEGAS, CHANNELS), random_fields(height, width, batch), 0.4
+    plain = distributions(model.weights, fields, torch.full((batch, 1), q), 2)
+    found = module.distributions(model, fields, torch.full((1, 1), q), 2)
+    assert len(found) == 2
+    for ours, theirs in zip(found, plain, strict=True):
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_a_gpu_without_memory_is_given_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(module.TILE, "cuda", 1024)
     monkeypatch.setitem(module.ROWS, "cuda", 1 << 20)

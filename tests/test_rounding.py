@@ -5,7 +5,7 @@ from conftest import CHANNELS, OMEGAS, field_weights
 from inrcodec import rounding
 from inrcodec.lattice import field_shapes
 from inrcodec.objective import FieldModel
-from inrcodec.rate import rate
+from inrcodec.rate import laplace_bits, rate
 from inrcodec.rounding import optimised_rounding
 from inrcodec.synthesis import synthesize
 
@@ -43,6 +43,21 @@ def test_to_try_again_lowers_the_objective_further(monkeypatch: pytest.MonkeyPat
     twice = objective(optimised_rounding(MODEL, fields, target, q, LAMBDA), target, q)
     monkeypatch.setattr(rounding, "PASSES", 1)
     assert twice < objective(optimised_rounding(MODEL, fields, target, q, LAMBDA), target, q)
+
+
+def test_a_change_promises_what_its_own_bits_say_and_less_than_the_gradient_of_all_else() -> None:
+    values, wanted = torch.tensor([3.0, 3.0, 0.0, 0.0, 3.0]), torch.tensor([2.6, 3.4, 0.0, 0.3, 3.4])
+    mean, log_scale = torch.tensor([1.0, 1.0, 0.4, -2.0, 9.0]), torch.tensor([-1.0, -1.0, 1.0, 0.5, 0.0])
+    leaf = values.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(laplace_bits(leaf - mean, log_scale).sum(), leaf)
+    others = torch.tensor([0.0, 0.0, 0.0, 7.0, -30.0])
+    direction, promise = rounding._prospects(values, wanted, slope + others, mean, log_scale)
+    moved = laplace_bits(values + direction - mean, log_scale) - laplace_bits(values - mean, log_scale)
+    assert promise[0] == pytest.approx(float(-moved[0]) - rounding.CURVATURE) and direction[0] == -1
+    assert promise[1] == 0  # down is better, but not one of its two integers; up costs bits
+    assert promise[2] == 0  # nor is anything but itself of a whole number
+    assert promise[3] == 0  # up is what it may do, and the gradient is against it
+    assert direction[4] == 1 and 0 < promise[4] - (-moved[4] - rounding.CURVATURE) < 30
 
 
 def test_values_go_to_one_of_their_two_integers() -> None:
