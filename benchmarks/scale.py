@@ -18,6 +18,7 @@ from inrcodec.codec import decode, encode
 from inrcodec.image import Picture, find_pictures, read_picture
 from inrcodec.metrics import psnr
 from inrcodec.options import DecodeOptions, EncodeOptions
+from inrcodec.prior import find_prior
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--prior", default="photo")
     arguments = parser.parse_args()
-    options = EncodeOptions(arguments.quality, arguments.steps, arguments.prior)
+    options, prior = EncodeOptions(arguments.quality, arguments.steps), find_prior(arguments.prior)
     scores = []
     print(f"{'':20}{'x2 (dB)':>9}{'Lanczos':>9}{'gain':>7}")
     for path in find_pictures(arguments.folder):
@@ -36,9 +37,9 @@ def main() -> None:
         height, width = (size // 2 * 2 for size in pixels.shape[:2])
         pixels = pixels[:height, :width]
         half = pixels.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3)).round().astype(np.uint8)
-        data = encode(Picture(half), options).data
-        finer = decode(data, DecodeOptions(scale=2)).pixels
-        plain = Image.fromarray(decode(data).pixels).resize((width, height), Image.Resampling.LANCZOS)
+        data = encode(Picture(half), options, prior=prior).data
+        finer = decode(data, DecodeOptions(scale=2), prior=prior).pixels
+        plain = Image.fromarray(decode(data, prior=prior).pixels).resize((width, height), Image.Resampling.LANCZOS)
         scores.append((psnr(finer, pixels), psnr(np.asarray(plain), pixels)))
         print(f"{path.name:20}{scores[-1][0]:9.2f}{scores[-1][1]:9.2f}{scores[-1][0] - scores[-1][1]:+7.2f}")
     ours, lanczos = np.mean(scores, axis=0)

@@ -24,7 +24,8 @@ with the schedule multiplied and divided by the same random factors, and the sch
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 
 Phase 7, detail: a set of batches of halved pictures is fitted once, and only the filter for detail learns, from the
-logarithm of the squared error of the x2 decode, so that every picture counts the same.
+logarithm of the squared error of the x2 decode, so that every picture counts the same. A step looks at a window of each
+picture of a batch.
 
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
@@ -61,9 +62,10 @@ from inrcodec.objective import FieldModel, objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
+from inrcodec.render import DETAIL_REACH
 from inrcodec.rounding import by_trial
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import before_detail, detail, init_filters, synthesize, synthesize_finer
+from inrcodec.synthesis import HALO, before_detail, detail, init_filters, synthesize, synthesize_finer
 from inrcodec.train import Progress, Tasks
 
 FORMAT = 3  # of a checkpoint
@@ -80,6 +82,8 @@ SCHEDULE = ("fit.step", "fit.temperature")
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phase 7
+WINDOW = 96  # pixels of a halved picture along the sides of a window in phase 7
+MARGIN = 2 * (DETAIL_REACH + HALO)  # samples along a window's sides that see what is outside of it
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
@@ -484,7 +488,11 @@ class _Learning:
         """Log of the squared error of the x2 decode, and its gradients by the filter for detail."""
         names = [name for name in _trainable(weights) if name.startswith("detail.")]
         leaves = {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
-        loss = ((detail(leaves, seen, q) - missing).square().mean((1, 2, 3)) + LEAST_ERROR).log().sum()
+        error = detail(leaves, seen, q) - missing
+        rows, columns = (
+            slice(MARGIN, size - MARGIN) if size == 2 * WINDOW else slice(size) for size in error.shape[2:]
+        )
+        loss = (error[:, :, rows, columns].square().mean((1, 2, 3)) + LEAST_ERROR).log().sum()
         return loss.detach(), _by_name(loss, leaves, names)
 
     def _slopes(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[Tensor]:
@@ -565,13 +573,14 @@ def _stepped(
             whole = drawn(step - done + done % options.detail_batches)
             batch = whole.halved()
             if done < options.detail_batches:
-                fields = _fitted(weights, batch, learning, generator)
-                pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z.round() for i, z in enumerate(fields)}
+                fields = _as_in_a_file(weights, batch, learning, generator)
+                pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
             fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
             with torch.no_grad():
                 without, seen = before_detail(weights, fields, batch.q, options.omegas)
             learning.before_detail[key] = whole.pictures - without, seen, batch.q
-        loss, gradients = learning.detail(weights, *learning.before_detail[key])
+        missing, seen, q = learning.before_detail[key]
+        loss, gradients = learning.detail(weights, *_window(missing, seen, step), q)
         pace = options.detail_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.detail_steps)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
@@ -580,13 +589,7 @@ def _stepped(
         batch, finer = _halved(drawn(step - done + number_of_batch), number_of_batch)
         if done < options.decoder_batches:
             pool = pool if done else {}
-            fields = _fitted(weights, batch, learning, generator)
-            fields = by_trial(
-                fields,
-                lambda tried, levels: learning.costs[levels](weights, tried, batch),
-                lambda tried: learning.slopes(weights, tried, batch),
-                lambda tried: learning.rates(weights, tried, batch),
-            )
+            fields = _as_in_a_file(weights, batch, learning, generator)
             pool = dict(pool) | {f"decoder {number_of_batch}/fields/{i}": z for i, z in enumerate(fields)}
         fields = [pool[f"decoder {number_of_batch}/fields/{i}"] for i in range(len(options.channels))]
         loss, gradients = learning.decode(weights, fields, batch, finer)
@@ -622,6 +625,25 @@ def _stepped(
     summed = sum_over_processes({"loss": loss.detach()} | gradients)
     state = replace(state, step=step + 1, pool=pool, loss=state.loss + summed.pop("loss") / options.batch)
     return _learnt(state, summed, options.batch, pace, paces) if summed else state
+
+
+def _as_in_a_file(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> list[Tensor]:
+    """`_fitted`, rounded by trial."""
+    return by_trial(
+        _fitted(weights, batch, learning, generator),
+        lambda tried, levels: learning.costs[levels](weights, tried, batch),
+        lambda tried: learning.slopes(weights, tried, batch),
+        lambda tried: learning.rates(weights, tried, batch),
+    )
+
+
+def _window(missing: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The same part of what is missing, (B, 3, 2 H, 2 W), and of what is seen, (B, C, H, W)."""
+    generator = torch.Generator().manual_seed(step)
+    height, width = seen.shape[2:]
+    top, left = (int(torch.randint(max(1, size - WINDOW + 1), (), generator=generator)) for size in (height, width))
+    finer = missing[:, :, 2 * top : 2 * (top + WINDOW), 2 * left : 2 * (left + WINDOW)]
+    return finer, seen[:, :, top : top + WINDOW, left : left + WINDOW]
 
 
 def _evolved(weights: Weights, batch: Batch, learning: _Learning, step: int, number: int) -> tuple[Tensor, Weights]:
