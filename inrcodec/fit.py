@@ -7,10 +7,11 @@ Priors with fields minimise, over the fields s in steps,
 
 The analysis network takes the first step. After two thirds of the others, and once more at the end, filter and rate
 model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient through a soft
-rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per
-level where that is large; step sizes and temperatures are the prior's. Momentum made it worse. The last rounding
-is `rounding`'s. Several pictures are fitted together: a step is taken for all of them before the next, and a GPU that
-works at all of them at once waits less. Nothing of one depends on the others.
+rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per level where
+that is large; step sizes and temperatures are the prior's. Momentum made it worse. The last rounding is
+`rounding`'s: once before the filter and the rate model are adapted at the end, and once or more often after it.
+Several pictures are fitted together: a step is taken for all of them before the next, and a GPU that works at all
+of them at once waits less. Nothing of one depends on the others.
 
 Priors without fields minimise the squared error over the surviving weights of the network and its
 biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for each step.
@@ -55,6 +56,7 @@ MEMORY = 0.9  # of the gradient's mean square
 LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps are shorter
 PIXELS = 1 << 16  # per step, of a fit of the network
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
+STEPS_PER_PASS = 100  # of a fit, for each pass of rounding after the first: the longer the one, the longer the other
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
@@ -136,7 +138,7 @@ def fit_together(
                 aims = [fit.adapted(fit.fields) if fit.given.start else fit.aim for fit in fits]
                 generators = [torch.Generator(device).manual_seed(seed) for _ in fits]
                 fields = refine(aims, fields, steps, generators, progress, [fit.adapted for fit in fits])
-                fields = [fit.rounded(z) for fit, z in zip(fits, fields, strict=True)]
+                fields = [fit.rounded(z, steps) for fit, z in zip(fits, fields, strict=True)]
         return [(_whole(z), fit.deltas) for fit, z in zip(fits, fields, strict=True)]
 
 
@@ -184,16 +186,30 @@ class _Fit:
             filters = in_parallel([partial(adapt_filter, *filtered, before=self.deltas.filter, dtype=quick)])
             rates = in_parallel([partial(adapt_rate, *rated, before=self.deltas.rate, coded=aim.coded)])
             self.deltas = Deltas(next(filters), next(rates))
+        return self._with_deltas()
+
+    def _with_deltas(self) -> Aim:
+        """The aim with the filter and the rates of the deltas so far."""
+        aim, tensors = self.aim, self.prior.tensors
         changed = {k: torch.from_numpy(v) for k, v in changed_filter(tensors, self.deltas.filter).items()}
         changed |= to_floats(changed_rate(tensors, self.deltas.rate))
         own = {name: tensor.to(aim.model.device) for name, tensor in changed.items()}
         return replace(aim, model=replace(aim.model, weights=aim.model.weights | own))
 
-    def rounded(self, fields: list[Tensor]) -> list[Tensor]:
-        """Whole numbers in place of what the steps gave."""
-        aim = self.adapted(fields)
-        quick = _quick_type(aim.model.device)
-        return optimised_rounding(aim.model, fields, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick)
+    def rounded(self, fields: list[Tensor], steps: int) -> list[Tensor]:
+        """Whole numbers in place of what so many steps gave, and deltas that suit them."""
+        quick = _quick_type(self.aim.model.device)
+
+        def tried(aim: Aim, start: list[Tensor]) -> list[Tensor]:
+            return optimised_rounding(
+                aim.model, fields, start, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick
+            )
+
+        found = tried(self._with_deltas(), [z.round() for z in fields])
+        aim = self.adapted(found)
+        for _ in range(max(1, steps // STEPS_PER_PASS)):
+            found = tried(aim, found)
+        return found
 
 
 def _whole(fields: Sequence[Tensor]) -> tuple[NDArray[np.int32], ...]:

@@ -26,8 +26,7 @@ from inrcodec.rate import laplace_bits
 
 __all__ = ["by_trial", "optimised_rounding"]
 
-PASSES = 2
-TRIES = ((3, 1), (2, 2), (1, 2), (0, 4))  # levels in this order, and evaluations of each in a pass
+TRIES = ((3, 1), (2, 2), (1, 2), (0, 4))  # levels in this order, and evaluations of each
 CURVATURE = 2.0  # bits that a change costs beyond what the gradient says
 TRUST = 0.65  # what is left of a gradient over a whole step
 BEFORE, BEHIND = (1, 1), (2, 2)  # rows and columns of a window before the cell's own, and behind
@@ -44,6 +43,7 @@ Rates = Callable[[list[Tensor]], list[tuple[Tensor, Tensor]]]  # `rate.distribut
 def optimised_rounding(
     model: FieldModel,
     fields: Sequence[Tensor],
+    start: Sequence[Tensor],
     target: Tensor,
     q: Tensor,
     lam: float,
@@ -53,6 +53,7 @@ def optimised_rounding(
 ) -> list[Tensor]:
     """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W); q (1, 1) of them all.
 
+    `start` has whole numbers, too, those to go on from: the nearest, or what this has found before.
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
     is of what the network and the filter compute.
     """
@@ -64,13 +65,15 @@ def optimised_rounding(
     by_levels = [of_levels(levels) for levels in range(most + 1)]
     slopes = Recorded(lambda tried: objective(model, tried, target, q, lam, weight, coded, dtype)[1])
     rates = Recorded(lambda tried: distributions(model, tried, q, most))
-    return by_trial(fields, lambda tried, levels: by_levels[levels](tried), slopes, rates)
+    return by_trial(fields, start, lambda tried, levels: by_levels[levels](tried), slopes, rates)
 
 
 @torch.no_grad()
-def by_trial(fields: Sequence[Tensor], costs: Costs, slopes: Slopes, rates: Rates) -> list[Tensor]:
+def by_trial(
+    fields: Sequence[Tensor], start: Sequence[Tensor], costs: Costs, slopes: Slopes, rates: Rates
+) -> list[Tensor]:
     """Whole numbers, shaped like the fields (B, C, h, w), that cost little."""
-    rounded = [values.round() for values in fields]
+    rounded = [values.clone() for values in start]
     tries = [(level, count) for level, count in TRIES if level < len(fields)]
 
     def planes(levels: int) -> list[Tensor]:
@@ -78,24 +81,23 @@ def by_trial(fields: Sequence[Tensor], costs: Costs, slopes: Slopes, rates: Rate
         error, bits = costs(rounded, levels)
         return [error, *bits]
 
-    for _ in range(PASSES):
-        current = planes(tries[0][0] + 1)
-        gradients, found = slopes(rounded), rates(rounded)
-        for level, count in tries:
-            values, above = rounded[level], [level, *range(level, -1, -1)]  # levels between a plane's cells and these
-            change, promise = _prospects(values, fields[level], gradients[level], *found[level])
-            for _ in range(count):
-                most, channel = promise.max(1, keepdim=True)
-                chosen = torch.zeros_like(promise).scatter_(1, channel, _apart(most[:, 0])[:, None].float())
-                values += change * chosen
-                new = planes(level + 1)
-                pairs = list(zip(new, current, above, strict=False))
-                difference = reduce(torch.add, [_gathered(b - a, levels) for b, a, levels in pairs])
-                kept = chosen.sum(1) * (_around(difference, torch.add, BEFORE, BEHIND) < 0)  # (B, h, w)
-                values -= change * chosen * (1 - kept[:, None])
-                felt = _around(kept, torch.maximum, BEHIND, BEFORE) > 0
-                current[: len(new)] = [torch.where(_spread(felt, levels, b), b, a) for b, a, levels in pairs]
-                promise *= 1 - chosen
+    current = planes(tries[0][0] + 1)
+    gradients, found = slopes(rounded), rates(rounded)
+    for level, count in tries:
+        values, above = rounded[level], [level, *range(level, -1, -1)]  # levels between a plane's cells and these
+        change, promise = _prospects(values, fields[level], gradients[level], *found[level])
+        for _ in range(count):
+            most, channel = promise.max(1, keepdim=True)
+            chosen = torch.zeros_like(promise).scatter_(1, channel, _apart(most[:, 0])[:, None].float())
+            values += change * chosen
+            new = planes(level + 1)
+            pairs = list(zip(new, current, above, strict=False))
+            difference = reduce(torch.add, [_gathered(b - a, levels) for b, a, levels in pairs])
+            kept = chosen.sum(1) * (_around(difference, torch.add, BEFORE, BEHIND) < 0)  # (B, h, w)
+            values -= change * chosen * (1 - kept[:, None])
+            felt = _around(kept, torch.maximum, BEHIND, BEFORE) > 0
+            current[: len(new)] = [torch.where(_spread(felt, levels, b), b, a) for b, a, levels in pairs]
+            promise *= 1 - chosen
     return rounded
 
 

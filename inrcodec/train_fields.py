@@ -74,6 +74,7 @@ PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
+PASSES = 2  # of rounding by trial
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
 COARSE = 3  # level of stride 8
 PACES = {"rate": 4.0, "filter": 1.0, "detail": 1.0}  # by which rates are multiplied in phase 3
@@ -629,12 +630,17 @@ def _stepped(
 
 def _as_in_a_file(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> list[Tensor]:
     """`_fitted`, rounded by trial."""
-    return by_trial(
-        _fitted(weights, batch, learning, generator),
-        lambda tried, levels: learning.costs[levels](weights, tried, batch),
-        lambda tried: learning.slopes(weights, tried, batch),
-        lambda tried: learning.rates(weights, tried, batch),
-    )
+    fields = _fitted(weights, batch, learning, generator)
+    found = [z.round() for z in fields]
+    for _ in range(PASSES):
+        found = by_trial(
+            fields,
+            found,
+            lambda tried, levels: learning.costs[levels](weights, tried, batch),
+            lambda tried: learning.slopes(weights, tried, batch),
+            lambda tried: learning.rates(weights, tried, batch),
+        )
+    return found
 
 
 def _window(missing: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
