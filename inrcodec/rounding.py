@@ -96,7 +96,7 @@ def by_trial(
             kept = chosen.sum(1) * (_around(difference, torch.add, BEFORE, BEHIND) < 0)  # (B, h, w)
             values -= change * chosen * (1 - kept[:, None])
             felt = _around(kept, torch.maximum, BEHIND, BEFORE) > 0
-            current[: len(new)] = [torch.where(_spread(felt, levels, b), b, a) for b, a, levels in pairs]
+            current[: len(new)] = [torch.where(_finer(felt, levels, b), b, a) for b, a, levels in pairs]
             promise *= 1 - chosen
     return rounded
 
@@ -138,7 +138,7 @@ def _around(planes: Tensor, combine: Combine, before: Sides, behind: Sides) -> T
     return planes
 
 
-def _spread(mask: Tensor, levels: int, like: Tensor) -> Tensor:
+def _finer(mask: Tensor, levels: int, like: Tensor) -> Tensor:
     """A mask (B, h, w) at the cells of a plane, `levels` levels below."""
     _, height, width = like.shape
     return mask.repeat_interleave(1 << levels, 1)[:, :height].repeat_interleave(1 << levels, 2)[:, :, :width]

@@ -96,9 +96,11 @@ folder, train, moments = Path(sys.argv[1]), globals()[sys.argv[2]], int(sys.argv
 import inrcodec.train, inrcodec.train_fields
 rng, killed, stopped = random.Random(0), 0, [folder / "stopped0"]
 while killed < moments:
+    ready, starts = os.pipe()
     child = os.fork()
     if not child:
         try:
+            os.write(starts, b"!")
             train(stopped[-1])
         except KeyboardInterrupt:
             os._exit(130)
@@ -106,6 +108,8 @@ while killed < moments:
             print(f"{type(error).__name__}: {error}", flush=True)
             os._exit(1)
         os._exit(0)
+    os.read(ready, 1)
+    os.close(ready), os.close(starts)
     time.sleep(rng.uniform(0, 0.15))
     number = signal.SIGINT if killed % 2 else signal.SIGKILL
     os.kill(child, number)

@@ -8,9 +8,13 @@ from torch import Tensor
 
 from inrcodec.errors import OptionError, PriorError
 from inrcodec.lattice import field_shapes
+from inrcodec.synthesis import detail
 from inrcodec.train_fields import (
+    MARGIN,
+    WINDOW,
     Batch,
     FieldOptions,
+    _window,
     export,
     fast_objective,
     import_weights,
@@ -136,6 +140,22 @@ def test_a_schedule_can_be_given(tmp_path: Path) -> None:
     assert second is not None
     assert np.allclose(second.tensors["fit.step"], [[0.1, 0.01]] * 5)
     assert np.allclose(second.tensors["fit.temperature"], [0.4, 0.2])
+
+
+def test_inside_its_margin_a_window_says_what_the_whole_picture_does() -> None:
+    generator, q = torch.Generator().manual_seed(0), torch.full((1, 1), 0.3)
+    weights = init_weights(OPTIONS)
+    weights["detail.out"] = torch.randn(weights["detail.out"].shape, generator=generator)
+    seen = torch.randn(1, weights["detail.in"].shape[1], WINDOW + 7, WINDOW + 20, generator=generator)
+    whole = detail(weights, seen, q)
+    places = set()
+    for step in range(5):
+        finer, part = _window(whole, seen, step)
+        assert finer.shape == (1, 3, 2 * WINDOW, 2 * WINDOW) and part.shape[2:] == (WINDOW, WINDOW)
+        inside = slice(MARGIN, -MARGIN)
+        assert torch.allclose(detail(weights, part, q)[..., inside, inside], finer[..., inside, inside], atol=1e-4)
+        places.add(float(part[0, 0, 0, 0]))
+    assert len(places) > 1
 
 
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:
