@@ -1,6 +1,7 @@
-"""The experiments of `paper.py` with all runs trained at once, for a GPU.
+"""The experiments of `paper.py` with gradients that are written out: all runs at once on a GPU, one per core on a CPU.
 
     python benchmarks/paper_batched.py pack imagenette=FOLDER faces=FOLDER glyphs=FOLDER --side 48 --out PICTURES.npz
+    python benchmarks/paper_batched.py run PICTURES.npz --size small --processes 2 --at-once 4 --out RUN
     python benchmarks/paper_batched.py run PICTURES.npz --size gpu --minutes 4 --out RUN
 
 `pack` reduces the pictures as `paper.py` does. `run` appends a row to RUN/paper.csv as soon as it is measured and
@@ -9,7 +10,8 @@ are there, and trains again only what was not finished.
 
 A run is one data set with one seed. Its networks are small and its batches too, so that a GPU would wait for launches;
 but all runs do the same. A network is a vector here (D numbers), the parameters of R runs are (R, D), those of P
-pictures (P, D), and every operation does all of them. An outer step is recorded once as a CUDA graph and replayed.
+pictures (P, D), and every operation does all of them. An outer step is recorded once as a CUDA graph and replayed. A
+CPU is faster with what stays in its cache: with `--processes`, each takes one run after the other.
 The gradients are written out, those through the inner steps by Pearlmutter's product with the Hessian; tests compare
 them with `maml`, and the training with `train`. Everything is drawn as it is there.
 """
@@ -21,8 +23,11 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +62,13 @@ class Network:
     """
 
     width: int  # units of a sine layer that are used
-    layers: int  # sine layers
-    omega: float
+    omegas: tuple[float, ...]  # of each sine layer
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(out, in) of each layer."""
         units = -(-self.width // ROUNDED_TO) * ROUNDED_TO
-        return [(units, 2), *[(units, units)] * (self.layers - 1), (3, units)]
+        return [(units, 2), *[(units, units)] * (len(self.omegas) - 1), (3, units)]
 
     @property
     def size(self) -> int:
@@ -76,12 +80,20 @@ class Network:
         parts = iter(torch.split(vectors, [n for out, into in self.shapes for n in (out * into, out)], dim=1))
         return [(next(parts).view(-1, *shape), next(parts)) for shape in self.shapes]
 
-    def filled(self, weight: float, bias: float, last: float = 1.0) -> Tensor:
-        """A vector (D,) of one number for all weights and one for all biases; those of the last layer times `last`."""
+    @property
+    def factors(self) -> Tensor:
+        """What each number is multiplied by, (D,): its layer's omega, 1 in the last."""
         vector = torch.empty(1, self.size)
-        for i, (weights, biases) in enumerate(self.split(vector)):
-            factor = last if i == self.layers else 1.0
-            weights[:], biases[:] = weight * factor, bias * factor
+        for (weights, biases), omega in zip(self.split(vector), (*self.omegas, 1.0), strict=True):
+            weights[:], biases[:] = omega, omega
+        return vector[0]
+
+    @property
+    def weights(self) -> Tensor:
+        """Which numbers are weights, (D,): the others are biases."""
+        vector = torch.empty(1, self.size, dtype=torch.bool)
+        for weights, biases in self.split(vector):
+            weights[:], biases[:] = True, False
         return vector[0]
 
     def pack(self, each: Sequence[Parameters]) -> Tensor:
@@ -96,7 +108,7 @@ class Network:
 
     def unpack(self, vectors: Tensor) -> list[Parameters]:
         """The mirror image of `pack`, on the CPU."""
-        used = [(self.width, 2), *[(self.width, self.width)] * (self.layers - 1), (3, self.width)]
+        used = [(self.width, 2), *[(self.width, self.width)] * (len(self.omegas) - 1), (3, self.width)]
         parts = [
             (w[:, :out, :into], b[:, :out]) for (w, b), (out, into) in zip(self.split(vectors.cpu()), used, strict=True)
         ]
@@ -111,7 +123,7 @@ class Network:
 
     def init(self, generator: torch.Generator) -> Parameters:
         """Random parameters."""
-        return init_siren(2, (self.width,) * self.layers, 3, (self.omega,) * self.layers, generator)
+        return init_siren(2, (self.width,) * len(self.omegas), 3, self.omegas, generator)
 
 
 @dataclass(frozen=True)
@@ -129,12 +141,12 @@ class Pass:
 class Loss:
     """The mean squared error of networks (P, D) at the pixels of a picture each: its derivatives.
 
-    sin(omega (W h + b)) is sin(W' h + b') with W' = omega W, so omega occurs only in factors of vectors.
+    sin(omega (W h + b)) is sin(W' h + b') with W' = omega W, so omegas occur only in factors of vectors.
     """
 
     def __init__(self, network: Network, coordinates: Tensor) -> None:
         self.network, self.coordinates = network, coordinates  # (N, 2)
-        self.factors = network.filled(network.omega, network.omega, 1 / network.omega).to(coordinates.device)  # (D,)
+        self.factors = network.factors.to(coordinates.device)  # (D,)
 
     def outputs(self, vectors: Tensor) -> Tensor:
         """Values of the networks, (P, N, 3)."""
@@ -224,7 +236,7 @@ def meta_gradient(
 
 def pruned(network: Network, scores: Tensor, masks: Tensor, fraction: float) -> Tensor:
     """As `prune` for each of (R, D): masks without the surviving weights of the smallest scores."""
-    weights = network.filled(1.0, 0.0).bool().to(masks.device) & masks
+    weights = network.weights.to(masks.device) & masks
     order = torch.where(weights, scores.abs(), torch.inf).argsort(dim=1, stable=True)
     removed = (weights.sum(1, keepdim=True).double() * fraction).long()  # (R, 1)
     ranks = torch.arange(network.size, device=masks.device)
@@ -250,6 +262,10 @@ class Pictures:
             parts["test"] = {data: pictures[-aside:] for data, pictures in parts["train"].items()}
             parts["train"] = {data: pictures[:-aside] for data, pictures in parts["train"].items()}
         return cls(**parts)
+
+    def only(self, data: str) -> Pictures:
+        """Those of one data set."""
+        return Pictures({data: self.train[data]}, {data: self.test[data]})
 
 
 def pack(folders: Mapping[str, Path], side: int, most: int | None, path: Path) -> None:
@@ -474,7 +490,7 @@ class Experiments:
             how = self.size.protocols[protocol]
             removed = paper.prunings(method, number, how.steps, self.options.fraction)
             scores, counts = [], []
-            weights = network.filled(1.0, 0.0).bool().to(self.device)
+            weights = network.weights.to(self.device)
             for begin in range(0, len(self.tests), self.at_once):
                 part = slice(begin, begin + self.at_once)
                 psnr, left = fit(loss, vectors[part], masks[part], self.tests[part], how, removed)
@@ -507,7 +523,7 @@ class Experiments:
                 yield network.init(generator)
 
     def _network(self, width: int) -> Network:
-        return Network(width, self.options.layers, self.options.omega)
+        return Network(width, self.options.inner.omegas)
 
     def _full(self, network: Network, count: int) -> Tensor:
         """Masks (count, D) under which all survives but the units that were added."""
@@ -537,7 +553,7 @@ class Experiments:
         return (torch.from_numpy(np.concatenate(pictures)).to(self.device).float() / 255 - 0.5).flatten(1, 2)
 
     def _save(self, network: Network, name: str, number: int, vectors: Tensor, masks: Tensor) -> None:
-        architecture = Architecture((self.options.omega,) * self.options.layers)
+        architecture = Architecture(network.omegas)
         left = network.unpack(masks)
         for run, parameters, alive in zip(self.runs, network.unpack(vectors), left, strict=True):
             tensors = {key: value.numpy() for key, value in parameters.items()}
@@ -575,6 +591,7 @@ def main() -> None:
     second.add_argument("pictures_file", type=Path, metavar="PICTURES.npz", help="that pack wrote")
     second.add_argument("--methods", nargs="+", choices=paper.METHODS, default=list(paper.METHODS))
     second.add_argument("--at-once", type=int, default=192, help="pictures fitted together; memory is linear in it")
+    second.add_argument("--processes", type=int, default=0, help="for a CPU: each of one thread, a run at a time")
     second.add_argument("--minutes", type=float, default=math.inf, help="to stop after")
     second.add_argument("--tf32", action="store_true", help="multiply with 10 bits of mantissa where the GPU can")
     second.add_argument("--smoke", action="store_true", help="a few steps of everything, in a RUN of its own")
@@ -588,11 +605,33 @@ def main() -> None:
     if arguments.smoke:
         size = replace(size, train=replace(size.train, dense_steps=50, round_steps=10), pictures=4)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    pictures = Pictures.read(arguments.pictures_file, size.validation)
+    rest = (arguments.methods, arguments.out, arguments.at_once, deadline)
+    if not arguments.processes:
+        measure(size, pictures, arguments.seeds, *rest)
+        return
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        begun = [
+            pool.submit(measure, size, pictures.only(data), [seed], *rest)
+            for seed, data in product(arguments.seeds, pictures.train)
+        ]
+        for each in begun:
+            each.result()
+
+
+def measure(
+    size: paper.Size,
+    pictures: Pictures,
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    out: Path,
+    at_once: int,
+    deadline: float,
+) -> None:
+    """What is still to be measured, within the time."""
     with torch.inference_mode():
-        pictures = Pictures.read(arguments.pictures_file, size.validation)
         try:
-            experiments = Experiments(size, pictures, arguments.seeds, arguments.out, arguments.at_once, deadline)
-            experiments.run(arguments.methods)
+            Experiments(size, pictures, seeds, out, at_once, deadline).run(methods)
         except OutOfTime:
             print("out of time; started again, it goes on", flush=True)
 

@@ -76,7 +76,8 @@ class TrainOptions:
 
     hidden: int = 256  # units of a sine layer
     layers: int = 4  # sine layers
-    omega: float = 200.0  # frequency factor of every sine layer
+    omega: float = 200.0  # frequency factor of the first sine layer
+    hidden_omega: float | None = None  # of the others; None: the same
     inner_steps: int = 2  # SGD steps from the prior to a picture
     inner_rate: float = 1e-2  # learning rate of those
     outer_rate: float = 1e-5  # learning rate of Adam
@@ -103,16 +104,18 @@ class TrainOptions:
         for name in ("dense_steps", "rounds", "seed", "threads", "tasks_at_once"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in ("omega", "inner_rate", "outer_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("omega", "hidden_omega", "inner_rate", "outer_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise OptionError(f"{name} must be above 0, not {value}")
         if not 0 < self.fraction < 1:
             raise OptionError(f"fraction must be above 0 and below 1, not {self.fraction}")
 
     @property
     def inner(self) -> InnerLoop:
         """The inner loop."""
-        return InnerLoop((self.omega,) * self.layers, self.inner_steps, self.inner_rate)
+        others = self.omega if self.hidden_omega is None else self.hidden_omega
+        return InnerLoop((self.omega, *[others] * (self.layers - 1)), self.inner_steps, self.inner_rate)
 
     @property
     def steps(self) -> int:
@@ -216,7 +219,8 @@ def _initial_state(options: TrainOptions, start: Prior | None) -> _State:
         shapes = {name: start.tensors[name].shape if name in start.tensors else None for name in parameters}
         same = shapes == {name: tuple(value.shape) for name, value in parameters.items()}
         if start.architecture != Architecture(omegas=options.inner.omegas) or not same:
-            asked = f"{options.layers} sine layers of {options.hidden} units and omega {options.omega:g}"
+            omegas = ", ".join(f"{omega:g}" for omega in options.inner.omegas)
+            asked = f"{options.layers} sine layers of {options.hidden} units and omega {omegas}"
             raise PriorError(f"prior {start.name} is not a SIREN with {asked}, so no such run can begin with it")
         parameters = {name: torch.tensor(start.tensors[name]) for name in parameters}
         masks = {f"siren.{i}.weight": torch.tensor(start.mask(i)) for i in range(start.layers)}

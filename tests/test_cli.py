@@ -17,7 +17,7 @@ from inrcodec import __version__, errors
 from inrcodec.cli import app
 from inrcodec.cli.app import EXIT_CODES
 from inrcodec.cli.encode import size_of
-from inrcodec.prior import Prior
+from inrcodec.prior import Prior, read_prior
 
 
 @pytest.fixture
@@ -190,6 +190,8 @@ def test_train_prior_trains_a_prior_that_encodes(folder: Path) -> None:
         "2",
         "--omega",
         "20",
+        "--hidden-omega",
+        "30",
         "--size",
         "12",
         "--resize",
@@ -202,6 +204,7 @@ def test_train_prior_trains_a_prior_that_encodes(folder: Path) -> None:
     assert code == 0, errors
     assert "mine.safetensors" in out and (folder / "mine.run" / "log.csv").exists()
     assert "loss" in errors and "hidden=8" in errors
+    assert read_prior(folder / "mine.safetensors").architecture.omegas == (20, 30)
     assert run(folder, "train-prior", ".", "-o", "mine.safetensors", *words, "--force", "-q") == (0, "", "")
     code, _, errors = run(folder, "encode", "photo.png", "--prior", "mine.safetensors", "--steps", "1")
     assert code == 0, errors

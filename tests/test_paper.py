@@ -23,6 +23,7 @@ TRAIN = TrainOptions(
     hidden=10,
     layers=2,
     omega=20.0,
+    hidden_omega=30.0,
     outer_rate=1e-3,
     dense_steps=3,
     rounds=2,
@@ -211,7 +212,7 @@ def test_swapped_layers_are_those_of_the_seeds(
     assert table["seed 0", "seed 0"][1:] == [f"{score:.2f}" for score in own]
     assert table["seed 1", "seed 0"][0] == table["seed 1", "seed 1"][0] != table["seed 0", "seed 1"][0]
     begin = read_prior(tmp_path / "runs" / "glyphs-0" / "narrow-2-1-0" / "start.safetensors").tensors
-    drawn = [init_siren(2, (8, 8), 3, (20.0, 20.0), torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    drawn = [init_siren(2, (8, 8), 3, (20.0, 30.0), torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     for name, value in begin.items():
         assert (value == drawn[name.startswith("siren.0.")][name].numpy()).all()
 
@@ -229,8 +230,8 @@ def test_rows_are_printed_with_their_settings(finished: Path, capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     rows = (finished / "paper.csv").read_text().splitlines()
     assert lines == [
-        f"omega,outer_rate,dense_steps,round_steps,{rows[0]}",
-        *(f"20.0,0.001,3,2,{row}" for row in rows if "Meta-SparseINR" in row or "Dense-Narrow" in row),
+        f"omega,hidden_omega,outer_rate,dense_steps,round_steps,{rows[0]}",
+        *(f"20.0,30.0,0.001,3,2,{row}" for row in rows if "Meta-SparseINR" in row or "Dense-Narrow" in row),
     ]
 
 

@@ -19,11 +19,12 @@ from inrcodec.prune import apply_masks, full_masks, prune
 from inrcodec.siren import siren
 from inrcodec.train import TrainOptions
 
-NETWORK = Network(width=10, layers=3, omega=20.0)  # 10 units in a vector for 12
+NETWORK = Network(width=10, omegas=(20.0, 30.0, 30.0))  # 10 units in a vector for 12
 TRAIN = TrainOptions(
     hidden=10,
     layers=2,
     omega=20.0,
+    hidden_omega=30.0,
     outer_rate=1e-3,
     batch=2,
     dense_steps=4,
@@ -86,7 +87,7 @@ def test_a_vector_holds_a_network() -> None:
     grid = torch.from_numpy(pixel_grid(4, 6))
     outputs = Loss(NETWORK, grid).outputs(vectors)
     for parameters, output in zip(each, outputs, strict=True):
-        torch.testing.assert_close(output, siren(parameters, grid, (20.0,) * 3))
+        torch.testing.assert_close(output, siren(parameters, grid, NETWORK.omegas))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
@@ -98,7 +99,7 @@ def test_the_gradient_through_the_inner_steps_is_that_of_maml(steps: int) -> Non
     alive = flat_masks(masks)
     gradient, losses = paper_batched.meta_gradient(loss, NETWORK.pack(each).double(), alive, pictures, steps, 0.1)
     assert not gradient[~alive].any()
-    inner = InnerLoop((20.0,) * 3, steps, 0.1)
+    inner = InnerLoop(NETWORK.omegas, steps, 0.1)
     for i, parameters in enumerate(each):
         doubles = {name: value.double() for name, value in parameters.items()}
         expected, expected_losses = meta_gradient(doubles, masks[i], grid, pictures[i], inner)
@@ -176,6 +177,18 @@ def test_the_command_packs_and_runs(
     monkeypatch.setattr("sys.argv", ["paper_batched.py", *command[:-1], str(tmp_path / "b"), "--minutes", "0"])
     paper_batched.main()
     assert "out of time" in capsys.readouterr().out
+
+
+def test_processes_measure_the_same(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for name, options in (("one", []), ("two", ["--processes", "2"])):
+        changed = ["dense_steps=2", "round_steps=1", "hidden=5", "layers=2"]
+        command = ["run", str(packed), "--train", *changed, "--rounds", "1", "--pictures", "2", "--seeds", "0", "1"]
+        command += ["--methods", "Meta-SparseINR", "--out", str(tmp_path / name), *options]
+        monkeypatch.setattr("sys.argv", ["paper_batched.py", *command])
+        paper_batched.main()
+        found.append({row.key: row.psnr for row in paper.read_rows(tmp_path / name / "paper.csv")})
+    assert len(found[0]) == 2 * 2 * 2 and found[1] == pytest.approx(found[0], abs=2e-3)
 
 
 @pytest.mark.cuda

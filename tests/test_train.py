@@ -258,7 +258,7 @@ def test_a_run_can_begin_with_the_prior_of_another(finished: Path, tmp_path: Pat
         train(replace(OPTIONS, dense_steps=0, rounds=1), Ramps(), tmp_path)
 
 
-@pytest.mark.parametrize("changed", [{"hidden": 9}, {"layers": 3}, {"omega": 21.0}])
+@pytest.mark.parametrize("changed", [{"hidden": 9}, {"layers": 3}, {"omega": 21.0}, {"hidden_omega": 21.0}])
 def test_a_run_refuses_to_begin_with_another_network(finished: Path, tmp_path: Path, changed: dict[str, float]) -> None:
     start = read_prior(finished / "round-0.safetensors")
     with pytest.raises(PriorError, match="is not a SIREN with"):

@@ -43,7 +43,8 @@ def train_prior(
     random_crops: Annotated[bool, typer.Option("--random-crops/--centre-crops", help="Where crops are taken.")] = False,
     hidden: Annotated[int, typer.Option(help="Units per sine layer.")] = 256,
     layers: Annotated[int, typer.Option(help="Sine layers.")] = 4,
-    omega: Annotated[float, typer.Option(help="Frequency factor of the sine layers.")] = 200.0,
+    omega: Annotated[float, typer.Option(help="Frequency factor of the first sine layer.")] = 200.0,
+    hidden_omega: Annotated[float | None, typer.Option(help="Of the others. Default: the same.")] = None,
     inner_steps: Annotated[int, typer.Option(help="SGD steps from the prior to a picture.")] = 2,
     inner_rate: Annotated[float, typer.Option(help="Learning rate of those.")] = 1e-2,
     outer_rate: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-5,
@@ -69,9 +70,9 @@ def train_prior(
     from inrcodec.train import TrainOptions, train
 
     options = TrainOptions(
-        hidden=hidden, layers=layers, omega=omega, inner_steps=inner_steps, inner_rate=inner_rate,
-        outer_rate=outer_rate, batch=batch, dense_steps=dense_steps, rounds=rounds, round_steps=round_steps,
-        fraction=fraction, seed=seed, device=device, threads=threads,
+        hidden=hidden, layers=layers, omega=omega, hidden_omega=hidden_omega, inner_steps=inner_steps,
+        inner_rate=inner_rate, outer_rate=outer_rate, batch=batch, dense_steps=dense_steps, rounds=rounds,
+        round_steps=round_steps, fraction=fraction, seed=seed, device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, resize=resize, crop=Crop.RANDOM if random_crops else Crop.CENTRE)
     run = folder or output.with_suffix(".run")
