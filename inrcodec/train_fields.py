@@ -25,8 +25,7 @@ Phase 6, analysis: the analysis network alone learns to guess for what the other
 
 Phase 7, detail: a set of batches of halved pictures is fitted once, and only the filter for detail learns, from the
 logarithm of the squared error of the x2 decode, so that every picture counts the same. A step looks at a window of each
-picture of a batch. Photos for training are mostly reduced ones, sharper than what a camera gives at full size; so every
-second batch is made softer and noisier first.
+picture of a batch.
 
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
@@ -86,8 +85,6 @@ TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phase 7
 WINDOW = 96  # pixels of a halved picture along the sides of a window in phase 7
 MARGIN = 2 * (DETAIL_REACH + HALO)  # samples along a window's sides that see what is outside of it
-SOFTER = (1.15, 1.8)  # by which pictures are enlarged in phase 7
-GRAIN = 3.0  # most of the noise's standard deviation there, in units of 1/255; half of the pictures have none
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
@@ -209,23 +206,6 @@ class Batch(NamedTuple):
     def halved(self) -> Batch:
         """Means of 2x2 pixels."""
         return self._replace(pictures=functional.avg_pool2d(self.pictures, 2))
-
-    def softer(self, generator: torch.Generator) -> Batch:
-        """The middle of each picture, enlarged to the size of the whole and with some noise, in 8 bits again."""
-        made = []
-        for picture in self.pictures:
-            device = picture.device
-            random = torch.rand(2, generator=generator, device=device).tolist()
-            rows, columns = (
-                math.ceil(size / (SOFTER[0] + (SOFTER[1] - SOFTER[0]) * random[0])) for size in picture.shape[1:]
-            )
-            top, left = (picture.shape[1] - rows) // 2, (picture.shape[2] - columns) // 2
-            middle = picture[None, :, top : top + rows, left : left + columns]
-            large = functional.interpolate(middle, picture.shape[1:], mode="bicubic")[0]
-            noise = torch.randn(large.shape, generator=generator, device=device)
-            grainy = (large + 0.5) * 255 + max(0.0, GRAIN * (2 * random[1] - 1)) * noise
-            made.append(grainy.round().clamp(0, 255) / 255 - 0.5)
-        return self._replace(pictures=torch.stack(made))
 
 
 def init_weights(options: FieldOptions) -> Weights:
@@ -557,12 +537,7 @@ def _stepped(
 ) -> _State:
     """The state after one step."""
     step, options, weights, pool = state.step, learning.options, state.weights, state.pool
-
-    def random(at: int) -> torch.Generator:
-        """This process's random numbers for a step."""
-        return torch.Generator(device).manual_seed((options.seed * 1_000_003 + at) * 1024 + number)
-
-    generator = random(step)
+    generator = torch.Generator(device).manual_seed((options.seed * 1_000_003 + step) * 1024 + number)
     paces = dict[str, float]()
     index, done = options.phase(step)
     phase = PHASES[index]
@@ -594,11 +569,9 @@ def _stepped(
         names = [name for name in _decoding(weights) if name.startswith(kinds) and ".trunk" not in name]
         gradients = _by_name(loss, leaves, names)
     elif phase == "detail":
-        which = done % options.detail_batches
-        key = f"detail {which}"
+        key = f"detail {done % options.detail_batches}"
         if key not in learning.before_detail:  # nothing that is before the filter changes
-            born = step - done + which
-            whole = drawn(born).softer(random(born)) if which % 2 else drawn(born)
+            whole = drawn(step - done + done % options.detail_batches)
             batch = whole.halved()
             if done < options.detail_batches:
                 fields = _as_in_a_file(weights, batch, learning, generator)

@@ -158,20 +158,6 @@ def test_inside_its_margin_a_window_says_what_the_whole_picture_does() -> None:
     assert len(places) > 1
 
 
-def test_softer_pictures_are_enlarged_ones_in_8_bits() -> None:
-    ramp = torch.linspace(-0.4, 0.4, 300).expand(6, 3, 100, 300)
-    batch = Batch.of(ramp, torch.full((6,), 120))
-    soft, again = (batch.softer(torch.Generator().manual_seed(3)) for _ in range(2))
-    assert soft.pictures.shape == ramp.shape and torch.equal(soft.pictures, again.pictures)
-    levels = (soft.pictures + 0.5) * 255
-    assert torch.allclose(levels, levels.round(), atol=1e-3) and levels.min() >= 0
-    slopes = soft.pictures[..., 250:].mean((1, 2, 3)) - soft.pictures[..., :50].mean((1, 2, 3))
-    enlarged = (0.8 * 250 / 299) / slopes
-    assert ((enlarged > 1.1) & (enlarged < 1.85)).all() and enlarged.std() > 0.05
-    grain = (levels - levels.mean(2, keepdim=True)).std((1, 2, 3))
-    assert (grain < 0.1).any() and (grain > 0.3).any() and grain.max() < 3.2
-
-
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:
     prior = train_fields(OPTIONS, Noise(), tmp_path)
     assert prior is not None and prior.tensors["field.kernel"][0, 0] == 0
