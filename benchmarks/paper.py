@@ -3,16 +3,14 @@
     python benchmarks/glyphs.py glyphs
     python benchmarks/paper.py run imagenette=FOLDER faces=FOLDER glyphs=glyphs --size full --out RUN
     python benchmarks/paper.py show RUN/paper.csv --published POINTS.csv --out benchmarks
-    python benchmarks/paper.py swap imagenette=FOLDER --size small --rounds 13 --validation 100 --out RUN
     python benchmarks/paper.py paths RUN
     python benchmarks/paper.py settings RUN [RUN ...]
 
 A FOLDER holds the folders train and test. `run` appends a row to RUN/paper.csv as soon as it is measured; started
 again, it skips those that are there and goes on with a training run where it was. `--methods`, `--seeds` and `--rounds`
-leave out the others. `show` prints the tables and draws one plot per data set. `swap` asks what the spread of
-Dense-Narrow over the seeds comes from: it is trained with the first layer that one seed draws and the other layers of
-another, on the same batches and pictures. `paths RUN` counts how many of the surviving weights are of any use, and
-`settings` prints the rows of runs with other settings, and the settings.
+leave out the others. `paper_batched.py` does the same, faster. `show` prints the tables and draws one plot per data
+set. `paths RUN` counts how many of the surviving weights are of any use, and `settings` prints the rows of runs with
+other settings, and the settings.
 
 Other settings than the size's are tried in a RUN of their own: `--train outer_rate=1e-4 dense_steps=2000` changes
 fields of `TrainOptions`, `--side` is of the pictures, `--fit-rate` of the fit's Adam, and `--validation 100` takes that
@@ -30,7 +28,6 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -44,7 +41,7 @@ from inrcodec.errors import OptionError
 from inrcodec.fit import torch_device
 from inrcodec.grid import pixel_grid
 from inrcodec.maml import Parameters, adam_step, picture_loss
-from inrcodec.prior import Architecture, Prior, read_prior, save_prior
+from inrcodec.prior import Prior, read_prior
 from inrcodec.prune import apply_masks, count_surviving, full_masks, prune, useful
 from inrcodec.siren import init_siren
 from inrcodec.train import TrainOptions, train
@@ -251,30 +248,6 @@ class Experiment:
             round(fmean(scores), 3),
         )  # fmt: skip
 
-    def swapped(self, number: int, first: int, rest: int) -> tuple[float, dict[str, float]]:
-        """Dense-Narrow that begins with the first layer of one seed and all else of another.
-
-        The least frequency of its first layer, in radians per half a picture, and its score by each protocol.
-        """
-        width = narrow_width(self.size.train, number)
-        options = replace(self.size.train, seed=self.seed, hidden=width, rounds=0)
-        drawn = {seed: self._drawn(width, torch.Generator().manual_seed(seed)) for seed in (first, rest)}
-        parameters = {
-            name: drawn[first][name] if name.startswith("siren.0.") else value for name, value in drawn[rest].items()
-        }
-        name = f"narrow-{number}-{first}-{rest}"
-        self._folder(name).mkdir(parents=True, exist_ok=True)
-        start = save_prior(
-            self._folder(name) / "start.safetensors",
-            name,
-            Architecture(options.inner.omegas),
-            {key: value.numpy() for key, value in parameters.items()},
-            overwrite=True,
-        )
-        each = [_of(self._trained(name, options, start))] * len(self.test)
-        scores = {protocol: fmean(self._fitted(each, protocol, {})[0]) for protocol in self.size.protocols}
-        return options.omega * float(parameters["siren.0.weight"].norm(dim=1).min()), scores
-
     def _fitted(
         self,
         each: Sequence[tuple[Parameters, Parameters]],
@@ -331,7 +304,8 @@ class Experiment:
         narrow = narrow_width(options, number)
         if method == "Scratch":
             generator = torch.Generator().manual_seed(self.seed)
-            draws = [self._drawn(narrow, generator) for _ in self.test]
+            shape = 2, (narrow,) * options.layers, 3, options.inner.omegas
+            draws = [init_siren(*shape, generator) for _ in self.test]
             return [(parameters, full_masks(parameters)) for parameters in draws]
         if method == "Dense-Narrow":
             prior = self._trained(f"narrow-{number}", replace(options, hidden=narrow, rounds=0))
@@ -342,10 +316,6 @@ class Experiment:
                 self._trained(name, replace(options, dense_steps=0, random_pruning=name == "random"), prior)
                 prior = read_prior(self._folder(name) / f"round-{number}.safetensors")
         return [_of(prior)] * len(self.test)
-
-    def _drawn(self, width: int, generator: torch.Generator) -> Parameters:
-        options = self.size.train
-        return init_siren(2, (width,) * options.layers, 3, options.inner.omegas, generator)
 
     def _trained(self, name: str, options: TrainOptions, start: Prior | None = None) -> Prior:
         prior = train(options, self._pictures("train"), self._folder(name), name=name, start=start)
@@ -377,18 +347,6 @@ def run(folders: Mapping[str, Path], size: Size, out: Path, seeds: Sequence[int]
                         with results.open("a", encoding="utf-8", newline="") as file:
                             csv.writer(file, lineterminator="\n").writerow(asdict(row).values())
                         print(*asdict(row).values(), flush=True)
-
-
-def swap(folders: Mapping[str, Path], size: Size, out: Path, seeds: Sequence[int]) -> None:
-    """Print a line per pair of seeds: what `Experiment.swapped` gives, batches and pictures drawn by the first seed."""
-    print("| data | round | first layer | other layers | least frequency | adam | sgd |\n" + "|---" * 7 + "|")
-    for data, source in folders.items():
-        experiment = Experiment(data, seeds[0], size, source, out / "runs")
-        for number in size.rounds:
-            for first, rest in product(seeds, seeds):
-                least, scores = experiment.swapped(number, first, rest)
-                line = f"| {data} | {number} | seed {first} | seed {rest} | {least:.1f} |"
-                print(line + "".join(f" {scores[protocol]:.2f} |" for protocol in ("adam", "sgd")), flush=True)
 
 
 def paths(runs: Path) -> None:
@@ -570,7 +528,6 @@ def main() -> None:
     options.add_argument("--side", type=int, help="pixels of a picture's side")
     first = commands.add_parser("run", help="train and measure", parents=[options])
     first.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    commands.add_parser("swap", help="Dense-Narrow with the layers of two seeds", parents=[options])
     third = commands.add_parser("paths", help="weights of the sparse networks that are of any use")
     third.add_argument("run", type=Path, help="RUN of the command run")
     fourth = commands.add_parser("settings", help="rows of runs with other settings")
@@ -591,10 +548,7 @@ def main() -> None:
         return
     folders, size = sources(arguments.data), size_of(arguments)
     size = replace(size, side=arguments.side or size.side)
-    if arguments.command == "swap":
-        swap(folders, size, arguments.out, arguments.seeds)
-    else:
-        run(folders, size, arguments.out, arguments.seeds, arguments.methods)
+    run(folders, size, arguments.out, arguments.seeds, arguments.methods)
 
 
 def sources(words: Sequence[str]) -> dict[str, Path]:

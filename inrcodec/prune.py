@@ -3,8 +3,7 @@
 The smallest surviving weights of all layers together are removed, as in
 Meta-SparseINR (Lee et al., NeurIPS 2021, section 3.2); biases always survive.
 SIREN draws the first layer's weights much larger than the others, so nearly all of
-them survive, even where the rest of a unit's weights are gone: `prune_useless_first`
-does better, and is not the paper's.
+them survive, even where the rest of a unit's weights are gone: `useful` says which.
 A mask is a bool tensor per weight, under the weight's name, True where it
 survives. Masks only shrink, and a removed weight is exactly zero: the
 multiplication is `apply_masks`, the reason it stays so is in `train`.
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from inrcodec.errors import OptionError
 
-__all__ = ["apply_masks", "count_surviving", "full_masks", "prune", "prune_useless_first", "useful"]
+__all__ = ["apply_masks", "count_surviving", "full_masks", "prune", "useful"]
 
 
 def full_masks(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,22 +42,6 @@ def prune(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], fractio
     alive[order[:removed]] = False
     pieces = torch.split(alive, [mask.numel() for mask in masks.values()])
     return {name: piece.view_as(masks[name]).clone() for name, piece in zip(masks, pieces, strict=True)}
-
-
-def prune_useless_first(
-    parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor], fraction: float
-) -> dict[str, Tensor]:
-    """`masks` without as many weights as by `prune`, those that are not `useful` before the smallest.
-
-    What becomes useless by that goes too, in place of others, as far as the fraction reaches.
-    """
-    scores = {name: parameters[name].detach().abs() for name in masks}
-    while True:
-        left = prune(scores, masks, fraction)
-        useless = {name: left[name] & ~kept for name, kept in useful(left).items()}
-        if not any(bool(mask.any()) and bool(scores[name][mask].any()) for name, mask in useless.items()):
-            return left
-        scores = {name: score.masked_fill(useless[name], 0.0) for name, score in scores.items()}
 
 
 def useful(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

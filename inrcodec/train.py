@@ -47,7 +47,7 @@ from inrcodec.maml import InnerLoop, Parameters, adam_step, meta_gradient
 from inrcodec.options import Device
 from inrcodec.prior import Architecture, Prior, read_prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
-from inrcodec.prune import apply_masks, count_surviving, full_masks, prune, prune_useless_first
+from inrcodec.prune import apply_masks, count_surviving, full_masks, prune
 from inrcodec.siren import init_siren
 
 __all__ = ["Progress", "Tasks", "TrainOptions", "train"]
@@ -87,7 +87,6 @@ class TrainOptions:
     round_steps: int = 30_000  # outer steps after each pruning
     fraction: float = 0.2  # of the surviving weights, removed at the start of each round
     random_pruning: bool = False  # of any surviving weights, not the smallest: what the paper compares with
-    useless_first: bool = False  # before the smallest goes what no output depends on: not the paper's
     seed: int = 0  # of the initial parameters and of the batches
     device: Device = Device.AUTO
     threads: int = 0  # of the CPU, for one operation; 0 leaves torch's choice
@@ -236,8 +235,7 @@ def _pruned(state: _State, options: TrainOptions) -> _State:
         scores = {
             name: torch.rand(mask.shape, generator=generator).to(mask.device) for name, mask in state.masks.items()
         }
-    remove = prune_useless_first if options.useless_first else prune
-    masks = remove(scores, state.masks, options.fraction)
+    masks = prune(scores, state.masks, options.fraction)
     return replace(
         state,
         masks=masks,

@@ -14,7 +14,6 @@ from paper import METHODS, SIZES, Protocol, Row, Size, fit, narrow_width, prunin
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.options import Device
-from inrcodec.prior import read_prior
 from inrcodec.prune import full_masks
 from inrcodec.siren import init_siren
 from inrcodec.train import TrainOptions
@@ -199,22 +198,6 @@ def test_the_command_refuses_an_unknown_data_set(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("sys.argv", ["paper.py", "run", *words, "--out", "nowhere"])
         with pytest.raises(OptionError, match="expected NAME=FOLDER"):
             paper.main()
-
-
-def test_swapped_layers_are_those_of_the_seeds(
-    source: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paper.swap({"glyphs": source}, TINY, tmp_path, [0, 1])
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
-    table = {(cells[2], cells[3]): cells[4:] for cells in lines[2:]}
-    assert len(table) == 4 and len({tuple(cells[1:]) for cells in table.values()}) == 4
-    own = [row.psnr for row in paper.read_rows(finished / "paper.csv") if row.method == "Dense-Narrow"]
-    assert table["seed 0", "seed 0"][1:] == [f"{score:.2f}" for score in own]
-    assert table["seed 1", "seed 0"][0] == table["seed 1", "seed 1"][0] != table["seed 0", "seed 1"][0]
-    begin = read_prior(tmp_path / "runs" / "glyphs-0" / "narrow-2-1-0" / "start.safetensors").tensors
-    drawn = [init_siren(2, (8, 8), 3, (20.0, 30.0), torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    for name, value in begin.items():
-        assert (value == drawn[name.startswith("siren.0.")][name].numpy()).all()
 
 
 def test_weights_of_use_are_counted_per_round(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

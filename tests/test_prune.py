@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from inrcodec.errors import OptionError
-from inrcodec.prune import apply_masks, count_surviving, full_masks, prune, prune_useless_first, useful
+from inrcodec.prune import apply_masks, count_surviving, full_masks, prune, useful
 
 
 def network() -> dict[str, Tensor]:
@@ -94,21 +94,3 @@ def test_useful_weights_are_those_that_paths_lead_through() -> None:
             after = after @ other
         assert (masks[f"siren.{i}.weight"].numpy() == (after[:, None] * layer * before > 0)).all()
     assert 0 < count_surviving(masks)[0] < sum(layer.sum() for layer in layers)
-
-
-def test_useless_weights_go_before_the_smallest() -> None:
-    """The largest weights are the first layer's, so by `prune` they stay although hardly any unit is heard."""
-    generator = torch.Generator().manual_seed(4)
-    shapes, scales = ((12, 2), (12, 12), (12, 12), (3, 12)), (9.0, 1.0, 1.0, 2.0)
-    parameters = {
-        f"siren.{i}.weight": scale * torch.randn(shape, generator=generator)
-        for i, (shape, scale) in enumerate(zip(shapes, scales, strict=True))
-    }
-    plain, better = full_masks(parameters), full_masks(parameters)
-    for _ in range(7):
-        plain, smaller = prune(parameters, plain, 0.2), prune_useless_first(parameters, better, 0.2)
-        assert all(not (smaller[name] & ~mask).any() for name, mask in better.items())  # masks only shrink
-        better = smaller
-        assert count_surviving(better) == count_surviving(plain)
-        assert all(mask.equal(better[name]) for name, mask in useful(better).items())
-    assert count_surviving(useful(plain))[0] < count_surviving(better)[0]
