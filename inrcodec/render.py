@@ -289,9 +289,9 @@ class _Function:
         hidden = convolve(seen, self.filters[f"{name}.in"])
         hidden += self.filters[f"{name}.in_bias"] @ self.powers
         np.maximum(hidden, 0, out=hidden)
-        if f"{name}.mid" in self.filters:
-            middle = convolve(hidden, self.filters[f"{name}.mid"])
-            middle += self.filters[f"{name}.mid_bias"]
+        if name == "detail":
+            middle = convolve(hidden, self.filters["detail.mid"])
+            middle += self.filters["detail.mid_bias"]
             hidden = np.maximum(middle, 0, out=middle) + hidden[1:-1, 1:-1]
         out = convolve(hidden, self.filters[f"{name}.out"])
         out += self.filters[f"{name}.out_bias"]

@@ -124,8 +124,8 @@ def filtered(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) ->
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     bias = (powers @ weights[f"{name}.in_bias"].T)[:, :, None, None]
     hidden = torch.relu(functional.conv2d(seen.contiguous(memory_format=PACKED), weights[f"{name}.in"]) + bias)
-    if f"{name}.mid" in weights:
-        middle = functional.conv2d(hidden, weights[f"{name}.mid"], weights[f"{name}.mid_bias"])
+    if name == "detail":
+        middle = functional.conv2d(hidden, weights["detail.mid"], weights["detail.mid_bias"])
         hidden = torch.relu(middle) + hidden[..., 1:-1, 1:-1]
     return functional.conv2d(hidden, weights[f"{name}.out"], weights[f"{name}.out_bias"])
 

@@ -131,9 +131,8 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
             features = np.arange(len(first))
             bias = tensors[f"{filter_name}.in_bias"] @ powers
             banks[f"{filter_name}In"] = (first, bias, features, seen)
-            if f"{filter_name}.mid" in tensors:
-                middle = tensors[f"{filter_name}.mid"], tensors[f"{filter_name}.mid_bias"]
-                banks[f"{filter_name}Mid"] = (*middle, features, features)
+            if filter_name == "detail":
+                banks["detailMid"] = (tensors["detail.mid"], tensors["detail.mid_bias"], features, features)
             outputs = _places([3] * (len(last) // 3))  # R; or X, Y, D and M
             banks[f"{filter_name}Out"] = (last, tensors[f"{filter_name}.out_bias"], outputs, features)
     numbers, described = [], {}
