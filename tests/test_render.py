@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,18 @@ def test_detail_vanishes_at_pixel_centres(field_prior: Prior) -> None:
     parameters = parameters_of(field_prior, 13, 22)
     fine = render(field_prior, parameters, whole(13, 22, 3))
     assert agrees(fine[1::3, 1::3], render(field_prior, parameters, whole(13, 22)))
+
+
+def test_a_tensor_that_a_prior_does_not_need_has_no_say(field_prior: Prior) -> None:
+    """A file may bring its own prior, and nobody has checked the shape of what is not expected in it."""
+    more = {name: np.ones((2, 2, 3, 3), np.float32) for name in ("filter.mid", "filter.mid_bias", "detail.more")}
+    hostile, parameters = (
+        replace(field_prior, tensors={**field_prior.tensors, **more}),
+        parameters_of(field_prior, 13, 22),
+    )
+    for scale in (1, 2):
+        view = whole(13, 22, scale)
+        assert np.array_equal(render(hostile, parameters, view), render(field_prior, parameters, view))
 
 
 @pytest.mark.parametrize("scale", [1, 4])

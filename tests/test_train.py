@@ -238,7 +238,9 @@ def test_a_run_that_diverges_stops(tmp_path: Path) -> None:
         run(tmp_path, replace(OPTIONS, inner_rate=1e30))
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(TrainOptions) if field.type in ("int", "float")])
+@pytest.mark.parametrize(
+    "name", [field.name for field in fields(TrainOptions) if field.type in ("int", "float", "float | None")]
+)
 def test_options_out_of_range_are_refused_by_name(name: str) -> None:
     with pytest.raises(OptionError, match=name):
         replace(OPTIONS, **{name: -1})  # type: ignore[arg-type]
