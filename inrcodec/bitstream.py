@@ -5,7 +5,7 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     field              type      value
     magic              4 bytes   53 49 4E 52, "SINR"
     version            u8        1
-    flags              u8        bit 0: self-contained; bit 1: with opacity; bits 2..7 must be 0
+    flags              u8        bit 0: self-contained; bit 1: with opacity; bit 2: wide; bits 3..7 must be 0
     colour             u8        0 RGB, 1 grey (the mean of the three decoded channels); others illegal
     bit depth          u8        8 or 16 bits per sample; others illegal
     quality index      u8        0..255; lambda = 2 ** (11.6 - 8 * index / 255), squared 8-bit error per bit
@@ -26,6 +26,11 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
 Integers are unsigned and little-endian. A varint is LEB128: seven bits per byte, least significant first, bit
 7 set on all but the last byte, at most 5 bytes and never longer than the value needs (its last byte is 0 only
 if it is the only byte).
+
+Spacing. In a wide file the cells of the finest field are 2 pixels apart, else 1. All that a prior with fields, its
+network and filters say of pixels is of cells then, ceil(height / spacing) rows of ceil(width / spacing); the last ones
+may reach beyond the picture, which at a position p in pixels is what they say at p / spacing. The quality index, too,
+is that of the picture of cells. Priors without fields have no wide files.
 
 Groups. The prior says what group k means and how to decode it (see `codec` and `entropy`). A decoder reads
 zeros past the end of a payload, so a payload does not end in a zero byte: the writer drops them and a reader
@@ -72,7 +77,7 @@ __all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpac
 
 MAGIC = b"SINR"
 VERSION = 1
-SELF_CONTAINED, WITH_OPACITY = 0x01, 0x02  # the flags of version 1
+SELF_CONTAINED, WITH_OPACITY, WIDE = 0x01, 0x02, 0x04  # the flags of version 1
 BIT_DEPTHS = (8, 16)  # bits per sample
 PRIOR_ID_SIZE = 8  # bytes
 MAX_GROUPS = 64
@@ -124,6 +129,12 @@ class SinrFile:
     metadata: Mapping[str, bytes] = field(default_factory=dict)  # "icc", "exif", "xmp": what there is
     prior: bytes | None = None  # the prior's file, if this one is self-contained
     alpha: bytes | None = None  # the opacity's content, unless the picture is opaque
+    spacing: int = 1  # pixels from one cell of the finest field to the next, 1 or 2
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the finest field."""
+        return -(-self.height // self.spacing), -(-self.width // self.spacing)
 
     @property
     def alpha_size(self) -> int:
@@ -139,7 +150,8 @@ def pack(file: SinrFile) -> bytes:
     groups = [group.rstrip(b"\0") for group in file.groups]
     out = bytearray(MAGIC)
     out.append(VERSION)
-    out.append(SELF_CONTAINED * (file.prior is not None) | WITH_OPACITY * (file.alpha is not None))
+    wide = WIDE * (_in_range("spacing", file.spacing, 1, 2) == 2)
+    out.append(SELF_CONTAINED * (file.prior is not None) | WITH_OPACITY * (file.alpha is not None) | wide)
     out.append(_colour(file.colour))
     out.append(_bit_depth(file.bit_depth))
     out.append(_in_range("quality index", file.quality_index, 0, 255))
@@ -218,8 +230,8 @@ def _check_version(reader: _Reader) -> None:
 def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list[int]]:
     """Everything from after the version to the opacity: a file without groups, the flags and the group lengths."""
     flags = reader.u8("flags")
-    if flags & ~(SELF_CONTAINED | WITH_OPACITY):
-        raise SinrError(f"flags: expected bits 2..7 to be 0, found {flags:#010b}")
+    if flags & ~(SELF_CONTAINED | WITH_OPACITY | WIDE):
+        raise SinrError(f"flags: expected bits 3..7 to be 0, found {flags:#010b}")
     colour = _colour(reader.u8("colour"))
     bit_depth = _bit_depth(reader.u8("bit depth"))
     quality_index, asked_index = reader.u8("quality index"), reader.u8("asked index")
@@ -230,7 +242,8 @@ def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list
     prior_id = reader.take(PRIOR_ID_SIZE, "prior id")
     count = _in_range("group count", reader.u8("group count"), 1, MAX_GROUPS)
     lengths = [reader.varint(f"length of group {index}") for index in range(count)]
-    header = SinrFile(width, height, colour, bit_depth, quality_index, asked_index, prior_id, ())
+    spacing = 2 if flags & WIDE else 1
+    header = SinrFile(width, height, colour, bit_depth, quality_index, asked_index, prior_id, (), spacing=spacing)
     if flags & WITH_OPACITY:
         payload = reader.take(reader.varint("length of the opacity"), "opacity")
         alpha = _decompress("opacity", payload, header.alpha_size)

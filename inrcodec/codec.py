@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ from inrcodec.options import (
 )
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
+from inrcodec.spacing import Pixels, best_spacing, cell_index, cell_means
 from inrcodec.target import START, Goal, seek, straddle
 
 DELTA_GROUPS = 2  # before those of the levels
@@ -109,7 +111,10 @@ def encode_together(
     prior = prior or find_prior(options.prior)
     files = [_Encoder(picture, options, prior, self_contained, known, progress) for picture in pictures]
     if options.target is None:
-        found = [(made, "") for made in _attempts(files, [file.index for file in files], options.steps)]
+        indices = [file.index for file in files]
+        for file, index in zip(files, indices, strict=True):
+            file.settle(index)
+        found = [(made, "") for made in _attempts(files, indices, options.steps)]
     else:
         found = [_meet(options.target, file) for file in files]
     return [
@@ -151,7 +156,7 @@ class _Encoder:
         if picture.bit_depth == 16:
             pixels = pixels.astype(np.float32) / np.float32(257)
         self.pixels = pixels  # (height, width, 3) in 0..255
-        self.coded = None if picture.alpha is None else visible_cells(picture.alpha > 0, self.levels)
+        self.spacing = 1  # pixels from one cell of the finest field to the next, see `settle`
         self.plain = SinrFile(
             width=self.width,
             height=self.height,
@@ -171,6 +176,30 @@ class _Encoder:
         """The picture's quality index, if there is no target."""
         asked = quality_index(self.options.quality)
         return allocated_index(self.pixels, asked, self.seen) if self.levels else asked
+
+    @property
+    def cells(self) -> Pixels:
+        """The picture of cells, (rows, columns, 3) in 0..255."""
+        return cell_means(self.pixels, self.spacing)
+
+    @property
+    def coded(self) -> list[NDArray[np.bool_]] | None:
+        """The cells of each level that are coded, (rows, columns); None if all are."""
+        alpha = self.picture.alpha
+        return None if alpha is None else _coded(alpha, self.levels, self.spacing)
+
+    def cell_index(self, index: int) -> int:
+        """The quality index of the picture of cells."""
+        return cell_index(index, self.spacing)
+
+    def cell_lambda(self, lam: float | None) -> float | None:
+        """The lambda of the picture of cells, for that of the picture of pixels."""
+        return None if lam is None else lam / self.spacing**2
+
+    def settle(self, index: int) -> None:
+        """Choose the spacing for a quality. Where some pixels do not count, cells are pixels."""
+        fitted = self.options.steps > 0
+        self.spacing = best_spacing(self.prior, self.pixels, index, fitted) if self.seen is None else 1
 
     def asked(self, index: int) -> int:
         """The index that the options ask for, or one that has been found to meet a target."""
@@ -200,17 +229,18 @@ class _Encoder:
 
     def with_fields(self, index: int, fields: Fields, changes: Deltas) -> _Attempt:
         """A file of fields, and of changes of filter and rate model."""
-        streams = _rate_model(self.prior, changes).encode(fields, index, self.coded)
+        streams = _rate_model(self.prior, changes).encode(fields, self.cell_index(index), self.coded)
         return self._packed(index, [*pack_deltas(changes), *streams], fields, changes)
 
     def _packed(self, index: int, groups: list[bytes], fields: Fields, changes: Deltas) -> _Attempt:
         asked = self.asked(index)
-        data = pack(replace(self.plain, quality_index=index, asked_index=asked, groups=tuple(groups)))
+        own, spacing = self.cell_index(index), self.spacing
+        data = pack(replace(self.plain, quality_index=own, asked_index=asked, groups=tuple(groups), spacing=spacing))
         return _Attempt(index, fields, changes, data, tuple(map(len, groups)))
 
     def cut(self, above: _Attempt, below: _Attempt, row: int) -> _Attempt:
         """The rows of one fit down to a pixel's, and those of another, with the same deltas, from there on."""
-        pairs = enumerate(zip(above.fields, below.fields, strict=True))
+        pairs, row = enumerate(zip(above.fields, below.fields, strict=True)), row // self.spacing
         fields = (np.concatenate([a[:, : cells(row, i)], b[:, cells(row, i) :]], axis=1) for i, (a, b) in pairs)
         return self.with_fields(above.index, tuple(fields), above.deltas)
 
@@ -227,13 +257,16 @@ def _attempts(
     if not files[0].levels:
         return [file.network(index) for file, index in pairs]
     if steps == 0 and files[0].guesses:
-        guesses = (first_guess(file.prior, file.pixels, index, file.coded) for file, index in pairs)
+        guesses = (first_guess(file.prior, file.cells, file.cell_index(index), file.coded) for file, index in pairs)
         fitted = [(fields, Deltas()) for fields in guesses]
     else:
         from inrcodec import fit  # torch
 
         options, start = files[0].options, (before.fields, before.deltas) if before else None
-        given = [fit.Given(file.pixels, index, file.seen, file.coded, start, lam) for file, index in pairs]
+        given = [
+            fit.Given(file.cells, file.cell_index(index), file.seen, file.coded, start, file.cell_lambda(lam))
+            for file, index in pairs
+        ]
         device = fit.torch_device(options.device)
         fitted = fit.fit_together(files[0].prior, given, steps, device, options.seed, files[0].progress)
     return [file.with_fields(index, *found) for (file, index), found in zip(pairs, fitted, strict=True)]
@@ -275,9 +308,15 @@ def _meet(target: Target, file: _Encoder) -> tuple[_Attempt, str]:
             BEST, psnr(picture.pixels[counted] / unit, decode(made.data, prior=file.prior).pixels[counted] / unit)
         )
 
-    made = seek(
-        lambda index: attempt(index, 0), value, goal.loosened(NEAR) if steps else goal, START, 0, MAX_QUALITY_INDEX
-    )
+    def guessed(start: int) -> _Attempt:
+        return seek(
+            lambda index: attempt(index, 0), value, goal.loosened(NEAR) if steps else goal, start, 0, MAX_QUALITY_INDEX
+        )
+
+    made = guessed(START)
+    file.settle(made.index)
+    if file.spacing > 1:
+        made = guessed(made.index)
     if steps:
         short = -(-steps // 4)
         index = made.index - round(goal.miss(value(attempt(made.index, short))) / goal.slope)
@@ -390,12 +429,14 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
     expected = DELTA_GROUPS + len(channels) if channels else prior.layers
     if len(file.groups) != expected and not (partial and len(file.groups) < expected):
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
+    if file.spacing > 1 and not channels:
+        raise SinrError(f"prior {prior.name} has no fields whose cells could be {file.spacing} pixels apart")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
     alpha = None if file.alpha is None else unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
-        shapes = field_shapes(file.height, file.width, channels)
-        coded = None if alpha is None else visible_cells(alpha > 0, len(channels))
+        shapes = field_shapes(*file.cells, channels)
+        coded = None if alpha is None else _coded(alpha, len(channels), file.spacing)
         rate_model = _rate_model(prior, Deltas())  # which refuses a prior that has none
         deltas = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         network |= changed_filter(prior.tensors, deltas.filter)
@@ -415,7 +456,7 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
             weight, bias = network[f"siren.{layer}.weight"].copy(), network[f"siren.{layer}.bias"]
             weight[mask] += values[: -len(mask)]
             network |= {f"siren.{layer}.weight": weight, f"siren.{layer}.bias": bias + values[-len(mask) :]}
-    return Parameters(file.height, file.width, conditioning(file.quality_index), network, fields, alpha)
+    return Parameters(*file.cells, conditioning(file.quality_index), network, fields, alpha, file.spacing)
 
 
 def view_of(height: int, width: int, options: DecodeOptions) -> View:
@@ -447,6 +488,11 @@ def quantize(prior: Prior, layer: int, index: int, deltas: Floats) -> NDArray[np
 def dequantize(prior: Prior, layer: int, index: int, steps: NDArray[np.int32]) -> Floats:
     """The deltas (N,) that `quantize` rounded."""
     return (steps * delta_step(prior, layer, index)).astype(np.float32)
+
+
+def _coded(alpha: NDArray[Any], levels: int, spacing: int) -> list[NDArray[np.bool_]]:
+    """The cells of each level that have a visible pixel, (rows, columns)."""
+    return visible_cells(alpha > 0, levels + spacing - 1)[spacing - 1 :]
 
 
 def _rate_model(prior: Prior, deltas: Deltas) -> RateModel:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from inrcodec.entropy import MAX_VALUE
-from inrcodec.lattice import continued, field_shapes
+from inrcodec.lattice import continued, field_shapes, halved, quads
 from inrcodec.options import conditioning
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, convolve, field_gains, fill_planes, numpy_network
@@ -48,7 +48,7 @@ def unrounded_guess(
     guess = _Guess(prior, Parameters(height, width, q, prior.tensors, ()), fields, coded)
     pyramid = [pixels]
     for _ in fields[1:]:
-        pyramid.append(_halved(pyramid[-1]))
+        pyramid.append(halved(pyramid[-1]))
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for level in reversed(range(len(fields))):
             rows, columns = (-(-size // 2) for size in fields[level].shape[1:])
@@ -127,19 +127,6 @@ def _inner(x: NDArray[Any], vertical: tuple[int, int], horizontal: tuple[int, in
     return x[1 - top : x.shape[0] - 1 + bottom, 1 - left : x.shape[1] - 1 + right]
 
 
-def _even(x: NDArray[Any]) -> NDArray[Any]:
-    """(H, W, C) with an even number of rows and columns, the last ones repeated."""
-    return np.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode="edge")
-
-
-def _halved(x: NDArray[Any]) -> NDArray[np.float32]:
-    """(H, W, C) averaged over 2x2."""
-    even = _even(x)
-    quads = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1)
-    mean: NDArray[np.float32] = quads.mean((1, 3), dtype=np.float32)
-    return mean
-
-
 def _any_of_block(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Blocks (H / 2, W / 2, 1) with a cell of a mask (H, W)."""
     found: NDArray[np.bool_] = np.logical_or.reduce(_blocks(mask[..., None]), axis=2, keepdims=True)
@@ -148,6 +135,5 @@ def _any_of_block(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _blocks(x: NDArray[Any]) -> NDArray[Any]:
     """(H, W, C) as blocks of 2x2: (H / 2, W / 2, 4 C)."""
-    even = _even(x)
-    quads = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1)
-    return quads.transpose(0, 2, 4, 1, 3).reshape(*quads.shape[0:3:2], -1)
+    found = quads(x)
+    return found.transpose(0, 2, 4, 1, 3).reshape(*found.shape[0:3:2], -1)

@@ -35,6 +35,18 @@ def field_shapes(height: int, width: int, channels: tuple[int, ...]) -> list[tup
     return [(c, cells(height, level), cells(width, level)) for level, c in enumerate(channels)]
 
 
+def quads(x: NDArray[Any]) -> NDArray[Any]:
+    """(H, W, C) as squares of 2x2, (H / 2, 2, W / 2, 2, C); odd rows and columns are completed by the last ones."""
+    even = np.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode="edge")
+    return even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, -1)
+
+
+def halved(x: NDArray[Any]) -> NDArray[np.float32]:
+    """(H, W, C) averaged over 2x2."""
+    mean: NDArray[np.float32] = quads(x).mean((1, 3), dtype=np.float32)
+    return mean
+
+
 def visible_cells(visible: NDArray[np.bool_], levels: int) -> list[NDArray[np.bool_]]:
     """The cells of each level that have a visible pixel, (height, width) -> (rows, columns)."""
     found = [visible][:levels]

@@ -5,7 +5,8 @@ This is the reference decoder. The function that is sampled is, for a real posit
     f(p) = SIREN([x, y], s_0(p), s_1(p), ..., q, q^2) + K [s_0(p), s_1(p), ...] + r(p)
 
 with the normalised coordinates only where the prior has them, and the interpolated
-lattice fields s_l, scaled by the gains for quality q, only where it has fields. Its values are
+lattice fields s_l, scaled by the gains for quality q, only where it has fields. Positions are in cells of the finest
+field, which are pixels or, in wide files, squares of 2x2; what is said of pixels below is of these. Its values are
 sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters of 3x3 layers at pixel centres: the
 first, of two, sees f without r, the second f with it; this one has a layer in between that adds to what it sees. In
 between r is
@@ -56,12 +57,13 @@ Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
 class Parameters:
     """One picture: what the decoder knows once entropy decoding is done."""
 
-    height: int  # pixels
+    height: int  # cells of the finest field: pixels, unless they are further apart
     width: int
     conditioning: float  # q, normalised log lambda, about -1..1 (options.conditioning)
     network: Mapping[str, Floats]  # siren.I.* and, with fields, filter.*: the prior's plus this picture's deltas
     fields: tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first, in steps
-    alpha: NDArray[Any] | None = None  # opacity (height, width), uint8 or uint16
+    alpha: NDArray[Any] | None = None  # opacity of each pixel, (rows, columns), uint8 or uint16
+    spacing: int = 1  # pixels from one cell to the next
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ def render(
     function = _Function(prior, parameters, network, np.float64 if exact else np.float32)
 
     fine_y, fine_x = _oversampling(view.height, view.rows), _oversampling(view.width, view.columns)
-    ys = sample_axis(parameters.height, view.top, view.top + view.height, view.rows * fine_y)
-    xs = sample_axis(parameters.width, view.left, view.left + view.width, view.columns * fine_x)
+    spacing = parameters.spacing
+    ys = sample_axis(spacing * parameters.height, view.top, view.top + view.height, view.rows * fine_y) / spacing
+    xs = sample_axis(spacing * parameters.width, view.left, view.left + view.width, view.columns * fine_x) / spacing
 
     def tile(top: int, left: int) -> None:
         """Compute one whole tile and keep what was asked for."""
@@ -142,6 +145,7 @@ def render(
 def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
     """The picture at single positions (x, y) in pixels: (N, 2) -> sRGB in [0, 1], (N, 3)."""
     function = _Function(prior, parameters)
+    positions = positions / parameters.spacing
     out: Floats = np.empty((len(positions), 3), np.float32)
     column, row = (positions // BLOCK).astype(np.int64).T
     block = row * (parameters.width // BLOCK + 1) + column

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inrcodec.alpha import unpack_alpha
+from inrcodec.alpha import pack_alpha, unpack_alpha
 from inrcodec.bitstream import Colour, SinrFile, pack, unpack
 from inrcodec.codec import DELTA_GROUPS, decode, encode
 from inrcodec.deltas import Deltas, FilterDeltas, changed_rate, delta_counts, pack_deltas, unpack_deltas
@@ -54,14 +55,19 @@ def carried_prior(kind: str) -> Prior:
     return parse_prior(prior, kind)
 
 
+def coded_cells(alpha: NDArray[Any], levels: int, spacing: int) -> list[NDArray[np.bool_]]:
+    """Those with a visible pixel, of each level."""
+    return visible_cells(alpha > 0, levels + spacing - 1)[spacing - 1 :]
+
+
 def digest(file: SinrFile, prior: Prior) -> str:
     """SHA-256 of the quantized fields or deltas of a file as int32, little-endian, in the order of its groups."""
     if prior.architecture.channels:
-        shapes = field_shapes(file.height, file.width, prior.architecture.channels)
+        shapes = field_shapes(*file.cells, prior.architecture.channels)
         coded = None
         if file.alpha is not None:
             alpha = unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
-            coded = visible_cells(alpha > 0, len(shapes))
+            coded = coded_cells(alpha, len(shapes), file.spacing)
         changes = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         numbers = RateModel(changed_rate(prior.tensors, changes.rate), prior.architecture.channels).decode(
             file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded
@@ -88,16 +94,21 @@ def exact_digest(data: bytes, prior: Prior) -> str:
 
 
 def numbers_of(
-    prior: Prior, draw: Callable[[int], NDArray[np.int32]], deltas: Deltas | None = None
+    prior: Prior,
+    draw: Callable[[int], NDArray[np.int32]],
+    deltas: Deltas | None = None,
+    spacing: int = 1,
+    alpha: NDArray[np.uint8] | None = None,
 ) -> tuple[bytes, ...]:
     """Groups of a 22 x 37 picture whose numbers are drawn."""
     channels = prior.architecture.channels
     if channels:
-        shapes = field_shapes(22, 37, channels)
+        shapes = field_shapes(-(-22 // spacing), -(-37 // spacing), channels)
         fields = [draw(int(np.prod(shape))).reshape(shape) for shape in shapes]
         changes = deltas or Deltas()
         model = RateModel(changed_rate(prior.tensors, changes.rate), channels)
-        return (*pack_deltas(changes), *model.encode(fields, 100))
+        coded = None if alpha is None else coded_cells(alpha, len(channels), spacing)
+        return (*pack_deltas(changes), *model.encode(fields, 100, coded))
     return tuple(encode_deltas(draw(int(mask.sum()) + len(mask))) for mask in map(prior.mask, range(prior.layers)))
 
 
@@ -113,8 +124,9 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         options = EncodeOptions(quality, steps=3)
         return lambda: encode(picture, options, prior=prior, self_contained=self_contained).data
 
-    def built(groups: tuple[bytes, ...]) -> Callable[[], bytes]:
-        return lambda: pack(SinrFile(37, 22, Colour.RGB, 8, 100, 100, prior.id, groups))
+    def built(groups: tuple[bytes, ...], spacing: int = 1, alpha: bytes | None = None) -> Callable[[], bytes]:
+        file = SinrFile(37, 22, Colour.RGB, 8, 100, 100, prior.id, groups, alpha=alpha, spacing=spacing)
+        return lambda: pack(file)
 
     def few(count: int) -> NDArray[np.int32]:
         return rng.integers(-2, 3, count, dtype=np.int32)
@@ -141,6 +153,9 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         of_filter, of_rate = delta_counts(prior.tensors)
         changes = Deltas(FilterDeltas(7, few(of_filter)), few(of_rate))
         found["changed"] = built(numbers_of(prior, few, changes))
+        found["wide"] = built(numbers_of(prior, few, spacing=2), 2)
+        alpha = np.tril(np.full((22, 37), 90, np.uint8), -4)
+        found["wide-alpha"] = built(numbers_of(prior, few, spacing=2, alpha=alpha), 2, pack_alpha(alpha))
     found |= {f"{height}x{width}": fitted(Picture(scene(height, width))) for height, width in SIZES}
     found |= {f"q{quality}": fitted(Picture(scene()), quality) for quality in QUALITIES}
     return {f"{kind}-{name}.sinr": make for name, make in found.items()}

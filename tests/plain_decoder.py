@@ -29,6 +29,7 @@ class Container:
     groups: list[bytes]
     visible: list[list[bool]] | None  # per pixel, of a picture with opacity
     chunks: dict[int, bytes]  # content of all chunks, as zstd frames are decompressed
+    spacing: int  # pixels from one cell of the finest field to the next
 
 
 def read_container(data: bytes) -> Container:
@@ -70,7 +71,7 @@ def read_container(data: bytes) -> Container:
     while tag := take(1)[0]:
         chunks[tag] = zstandard.decompress(take(varint()))
     assert at == len(data) - 4 and bool(flags & 1) == (1 in chunks)
-    return Container(width, height, quality_index, prior_id, groups, visible, chunks)
+    return Container(width, height, quality_index, prior_id, groups, visible, chunks, 2 if flags & 4 else 1)
 
 
 def read_tensors(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -165,9 +166,10 @@ def read_fields(container: Container, channels: list[int], tensors: dict[str, An
     trunk: list[list[list[int]]] | None = None  # of the next coarser level: row, column, feature
     for level, stream in zip(reversed(range(len(channels))), container.groups[2:], strict=True):
         t = {name.split(".", 2)[2]: value for name, value in tensors.items() if name.startswith(f"rate.{level}.")}
-        height, width = -(-container.height >> level), -(-container.width >> level)
+        side = container.spacing << level
+        height, width = -(-container.height // side), -(-container.width // side)
         fields[level] = [[[0] * width for _ in range(height)] for _ in range(channels[level])]
-        coded = {(y, x) for y in range(height) for x in range(width) if _is_coded(container.visible, y, x, 1 << level)}
+        coded = {(y, x) for y in range(height) for x in range(width) if _is_coded(container.visible, y, x, side)}
         _read_level(stream, fields[level], coded, trunk, t, tensors, 255 - 2 * container.quality_index)
         trunk = _trunk(fields[level], trunk, t) if level else None
     return fields
@@ -207,7 +209,7 @@ def shown(container: Container, level: int, field: Field) -> Field:
     """A level's field as the picture has it: it goes on around the cells that have values of their own."""
     height, width = len(field[0]), len(field[0][0])
     cells = [(y, x) for y in range(height) for x in range(width)]
-    known = {cell: cell for cell in cells if _is_coded(container.visible, *cell, 1 << level)}
+    known = {cell: cell for cell in cells if _is_coded(container.visible, *cell, container.spacing << level)}
     for _ in range(3):
         before = dict(known)
         for y, x in set(cells) - before.keys():

@@ -35,6 +35,7 @@ FULL = dataclasses.replace(
 )
 # 16 bits and opacity.
 CLEAR = dataclasses.replace(PLAIN, width=3, height=2, bit_depth=16, alpha=bytes(range(13)), metadata={"xmp": b"<x/>"})
+WIDE = dataclasses.replace(PLAIN, spacing=2)
 
 PREFIX = b"SINR\x01"
 FIELDS = b"\0\0\x08\x98\x93"  # flags, colour, bit depth, quality index, asked index
@@ -77,13 +78,21 @@ def test_a_file_without_chunks_is_these_bytes() -> None:
     assert pack(PLAIN) == sealed(BODY + b"\0")
 
 
+def test_a_wide_file_differs_by_a_flag_and_has_a_fourth_of_the_cells() -> None:
+    assert pack(WIDE)[:-4] == pack(PLAIN)[:5] + b"\x04" + pack(PLAIN)[6:-4]
+    assert PLAIN.cells == (200, 300) and WIDE.cells == (100, 150)
+    assert dataclasses.replace(WIDE, height=199, width=1).cells == (100, 1)
+    with pytest.raises(SinrError, match="spacing: expected 1..2, found 4"):
+        pack(dataclasses.replace(PLAIN, spacing=4))
+
+
 def test_the_header_of_a_photo_takes_at_most_40_bytes() -> None:
     groups = tuple(bytes([1]) * size for size in (30, 90, 400, 3000, 16_000, 60_000))
     file = dataclasses.replace(PLAIN, width=6000, height=4000, groups=groups)
     assert len(pack(file)) - sum(map(len, groups)) <= 40
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR], ids=["plain", "full", "clear"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE], ids=["plain", "full", "clear", "wide"])
 def test_unpack_inverts_pack(file: SinrFile) -> None:
     assert unpack(pack(file)) == file
 
@@ -124,7 +133,7 @@ def test_the_order_of_metadata_does_not_change_the_file() -> None:
     assert pack(dataclasses.replace(FULL, metadata=backwards)) == pack(FULL)
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR], ids=["plain", "full", "clear"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE], ids=["plain", "full", "clear", "wide"])
 def test_unpack_rejects_every_flipped_bit(file: SinrFile) -> None:
     data = pack(file)
     for position in range(8 * len(data)):
@@ -134,7 +143,7 @@ def test_unpack_rejects_every_flipped_bit(file: SinrFile) -> None:
             unpack(bytes(flipped))
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR], ids=["plain", "full", "clear"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE], ids=["plain", "full", "clear", "wide"])
 def test_unpack_rejects_every_truncation_as_such(file: SinrFile) -> None:
     data = pack(file)
     for size in range(len(data)):
@@ -187,8 +196,8 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
     "version 0": (sealed(BODY + b"\0", prefix=b"SINR\0"), UnsupportedVersionError, "found 0"),
     "version 2": (sealed(BODY + b"\0", prefix=b"SINR\x02"), UnsupportedVersionError, "found 2"),
     "no body": (sealed(b""), TruncatedFileError, "flags"),
-    "reserved flag": (sealed(b"\x04" + BODY[1:] + b"\0"), SinrError, "bits 2..7"),
-    "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 2..7"),
+    "reserved flag": (sealed(b"\x08" + BODY[1:] + b"\0"), SinrError, "bits 3..7"),
+    "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 3..7"),
     "unknown colour": (sealed(b"\0\x02\x08\x98" + BODY[4:] + b"\0"), SinrError, "colour"),
     "bit depth 0": (sealed(b"\0\0\0\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
     "bit depth 12": (sealed(b"\0\0\x0c\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inrcodec.bitstream import pack, unpack
+from inrcodec import codec
+from inrcodec.bitstream import Colour, SinrFile, pack, unpack
 from inrcodec.codec import convert, decode, dequantize, encode, encode_together, quantize, read_parameters
+from inrcodec.entropy import RateModel
 from inrcodec.errors import ImageError, OptionError, PriorError, SinrError, TruncatedFileError
 from inrcodec.image import Picture
+from inrcodec.lattice import field_shapes
 from inrcodec.metrics import psnr
-from inrcodec.options import DecodeOptions, EncodeOptions, Target
+from inrcodec.options import DecodeOptions, EncodeOptions, Target, lagrangian
 from inrcodec.prior import Prior
+from inrcodec.render import render_at
+from inrcodec.spacing import STEPS
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Picture:
@@ -62,6 +67,73 @@ def test_files_made_together_are_those_made_alone(
         together = encode_together(pictures, options, prior=prior, known=known)
         alone = [encode(each, options, prior=prior, known=known) for each in pictures]
         assert together == alone
+
+
+def test_a_wide_file_is_that_of_its_cells_twice_as_large(field_prior: Prior) -> None:
+    rng = np.random.default_rng(3)
+    channels = field_prior.architecture.channels
+    fields = [np.rint(rng.laplace(0, 1.5, s)).astype(np.int32) for s in field_shapes(11, 19, channels)]
+    streams = RateModel(field_prior.tensors, channels).encode(fields, 90)
+    cells = SinrFile(19, 11, Colour.RGB, 8, 90, 90, field_prior.id, (b"", b"", *streams))
+    wide = replace(cells, width=37, height=22, spacing=2)
+
+    def samples(file: SinrFile, scale: float, region: tuple[int, int, int, int] | None = None) -> NDArray[np.uint8]:
+        return decode(pack(file), DecodeOptions(scale=scale, region=region), prior=field_prior).pixels
+
+    assert samples(wide, 1).shape == (22, 37, 3)
+    for scale in (1, 3):
+        whole = samples(cells, 2 * scale)[:, : 37 * scale].astype(int)
+        assert np.abs(samples(wide, scale) - whole).max() <= 1
+        part = samples(wide, scale, (5, 3, 8, 6))
+        assert np.abs(part - whole[3 * scale : 9 * scale, 5 * scale : 13 * scale]).max() <= 1
+    positions = np.array([[0.5, 0.5], [6.5, 3.5], [36.5, 21.5]])
+    at = render_at(field_prior, read_parameters(wide, field_prior), positions) * 255
+    assert np.abs(at - samples(wide, 1)[[0, 3, 21], [0, 6, 36]]).max() <= 1
+
+
+def test_a_wide_file_needs_fields(network_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    file = unpack(encode(picture_of(picture), EncodeOptions(steps=1), prior=network_prior).data)
+    with pytest.raises(SinrError, match="no fields whose cells could be 2 pixels apart"):
+        decode(pack(replace(file, spacing=2)), prior=network_prior)
+
+
+def test_where_wide_cells_pay_they_save_bytes(picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    y, x = np.mgrid[0:45, 0:66]
+    soft = np.stack([128 + 90 * np.sin(x / 9 + c) * np.cos(y / 11) for c in range(3)], -1).astype(np.uint8)
+    options = EncodeOptions(quality=20, steps=10)
+    for pixels, spacing in ((soft, 2), (picture, 1)):
+        chosen = encode(picture_of(pixels), options).data
+        assert unpack(chosen).spacing == spacing
+        costs = []
+        for forced in (1, 2):
+            monkeypatch.setattr(codec, "best_spacing", lambda *_, forced=forced: forced)
+            data = encode(picture_of(pixels), options).data
+            error = np.square(decode(data).pixels.astype(float) - pixels).sum()
+            costs.append(error / lagrangian(unpack(data).quality_index - STEPS * (forced - 1)) + 8 * len(data))
+            assert (data == chosen) == (forced == spacing)
+        monkeypatch.undo()
+        assert costs.index(min(costs)) == spacing - 1
+
+
+def test_wide_pictures_keep_opacity_depth_and_grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "best_spacing", lambda *_: 2)
+    y, x = np.mgrid[0:21, 0:34]
+    grey = np.repeat((128 + 90 * np.sin(x / 5) * np.cos(y / 6))[..., None], 3, axis=2).astype(np.uint16) * 257
+    alpha = (40000 + 500 * x).astype(np.uint16)
+    data = encode(Picture(grey, grey=True, alpha=alpha), EncodeOptions(steps=2)).data
+    found = decode(data)
+    assert unpack(data).spacing == 2 and found.grey and found.pixels.dtype == np.uint16
+    assert found.alpha is not None and np.array_equal(found.alpha, alpha)
+    assert np.sqrt(np.mean(np.square(found.pixels / 257 - grey / 257))) < 8
+
+
+@pytest.mark.parametrize("target", [Target(bpp=0.4), Target(psnr=33)])
+def test_targets_are_met_with_wide_cells(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, x = np.mgrid[0:67, 0:90]
+    soft = np.stack([128 + 90 * np.sin(x / 7 + c) * np.cos(y / 8) for c in range(3)], -1).astype(np.uint8)
+    monkeypatch.setattr(codec, "best_spacing", lambda *_: 2)
+    found = encode(picture_of(soft), EncodeOptions(steps=10, target=target))
+    assert not found.missed and unpack(found.data).spacing == 2
 
 
 def test_header_overhead_of_a_plain_picture_is_at_most_40_bytes(prior: Prior, picture: NDArray[np.uint8]) -> None:

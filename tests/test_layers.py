@@ -14,7 +14,7 @@ FLOORS = (
     {"adam", "errors", "graphs", "grid", "metrics", "options", "parallel"},
     {"allocation", "bitstream", "entropy", "image", "lattice", "siren"},
     {"alpha", "dataset", "deltas", "guess", "maml", "prior", "rate", "render", "synthesis", "target"},
-    {"adapt_filter", "adapt_rate", "analysis", "fit", "objective", "processes", "prune", "rounding"},
+    {"adapt_filter", "adapt_rate", "analysis", "fit", "objective", "processes", "prune", "rounding", "spacing"},
     {"api", "codec", "train", "train_fields"},
     {"__main__", "bench", "cli", "plugins", "viewer"},
 )
@@ -22,7 +22,7 @@ FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in m
 # `encode` with steps and training import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
     "allocation", "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "guess", "image",
-    "lattice", "metrics", "plugins", "prior", "render", "viewer",
+    "lattice", "metrics", "plugins", "prior", "render", "spacing", "viewer",
 )  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent

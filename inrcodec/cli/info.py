@@ -48,7 +48,8 @@ def info(
         "alpha": header.alpha is not None,
         "bit_depth": header.bit_depth,
         "quality": round(index_quality(header.asked_index), 1),
-        "lambda": round(lagrangian(header.quality_index), 2),
+        "lambda": round(lagrangian(header.quality_index) * header.spacing**2, 2),
+        "spacing": header.spacing,
         "prior": names.get(header.prior_id),
         "prior_id": header.prior_id.hex(),
         "self_contained": header.prior is not None,
@@ -70,7 +71,7 @@ def _spent(file: SinrFile, size: int) -> str:
     with suppress(PriorError):  # who cannot decode a file can still say what it holds
         levels = len(prior_of(file).architecture.channels)
         if levels and len(names) == levels + DELTA_GROUPS:
-            fields = (f"field of stride {1 << i}" for i in reversed(range(levels)))
+            fields = (f"field of stride {file.spacing << i}" for i in reversed(range(levels)))
             names = ["changes of the filter", "changes of the rate model", *fields]
     spent = dict(zip(names, map(len, file.groups), strict=True))
     spent["header, metadata, opacity and prior"] = size - sum(spent.values())

@@ -50,7 +50,11 @@ def page(data: bytes, name: str, *, prior: Prior | None = None, limits: Limits =
     prior = codec.prior_of(file, prior)
     parameters = codec.read_parameters(file, prior)
     model, blob = _model(prior, parameters)
-    model |= {"grey": bool(file.colour), "data": _base64(gzip.compress(blob, 9, mtime=0))}
+    model |= {
+        "size": [file.width, file.height],
+        "grey": bool(file.colour),
+        "data": _base64(gzip.compress(blob, 9, mtime=0)),
+    }
     picture = _eight_bits(codec.sample(file, prior, parameters, DecodeOptions()))
     facts = _facts(file, name, len(data), prior)
     script, style = (files(__name__).joinpath(part).read_text("utf-8") for part in ("page.js", "page.css"))
@@ -155,8 +159,8 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
             }
         )
     model = {
-        "width": parameters.width,
-        "height": parameters.height,
+        "cells": [parameters.width, parameters.height],
+        "spacing": parameters.spacing,
         "coordinates": bool(coordinates),
         "layers": len(layers),
         "banks": described,

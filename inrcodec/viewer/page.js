@@ -17,20 +17,23 @@ const plain = element('plain');
 const canvas = element('view');
 const tools = element('tools');
 const model = JSON.parse(element('model').textContent);
-const size = [model.width, model.height];
+const size = model.size;                                     // of the picture, in pixels
+const cells = model.cells;                                   // of the finest field; shaders call them pixels
+const extent = size.map((side) => side / model.spacing);     // of the picture, in cells
 
 // ---------------------------------------------------------------------------------------------- shaders
 
+const float = (x) => x.toExponential();
 const HEAD = `#version 300 es
 precision highp float;
 precision highp int;
 precision highp sampler2D;
 precision highp sampler2DArray;
 precision highp isampler2DArray;
-const ivec2 size = ivec2(${size});
+const ivec2 size = ivec2(${cells});
+const vec2 extent = vec2(${extent.map(float)});
 out vec4 colour;
 `;
-const float = (x) => x.toExponential();
 const vec4 = (values) => `vec4(${[0, 1, 2, 3].map((i) => float(values[i] ?? 0))})`;
 
 /** GLSL: the numbers of a bank, as W_name(i). A uniform block is faster than a texture, but it may not be large, and of them there are few. */
@@ -197,14 +200,14 @@ void main() {
   value += ${restoration.join(' + ')};` : ''}
   vec3 visible = clamp(value.xyz + 0.5, 0.0, 1.0);
   ${model.grey ? 'visible = vec3((visible.x + visible.y + visible.z) / 3.0);' : ''}
-  colour = shown(visible, texture(picture, (vec2(base) + past) / vec2(size)).a);
+  colour = shown(visible, texture(picture, (vec2(base) + past) / extent).a);
 }`;
 }
 
 /** The ordinary picture. */
 const pictureSource = () => `${HEAD}${SCREEN}
 void main() {
-  vec4 texel = texture(picture, (vec2(base) + offset + fragment() * pixel) / vec2(size));
+  vec4 texel = texture(picture, (vec2(base) + offset + fragment() * pixel) / (extent * ${float(model.spacing)}));
   colour = shown(texel.rgb, texel.a);
 }`;
 
@@ -324,7 +327,7 @@ function painter(gl, bytes) {
     gl.texImage3D(gl.TEXTURE_2D_ARRAY, 0, inside, columns, rows, layers, 0, outside, gl.SHORT, values);
   });
 
-  const tile = size.map((side) => Math.min(side, TILE));
+  const tile = cells.map((side) => Math.min(side, TILE));
   const slots = new Map();  // from tiles to the slots of `parts` that hold them, the one used longest ago first
   let capacity = 0;
   let passes = {};
@@ -332,7 +335,7 @@ function painter(gl, bytes) {
     const { filterIn, detailOut } = model.banks;
     const scratch = tile.map((side) => side + 2 * (EDGE + REACH));
     const count = 1 + detailOut.outputs;
-    capacity = Math.min(SLOTS, Math.ceil(size[0] / TILE) * Math.ceil(size[1] / TILE),
+    capacity = Math.min(SLOTS, Math.ceil(cells[0] / TILE) * Math.ceil(cells[1] / TILE),
       Math.floor(gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS) / count));
     const features = Math.max(filterIn.outputs, model.banks.detailIn.outputs);
     passes = {
@@ -371,10 +374,10 @@ function painter(gl, bytes) {
       const taken = new Set(slots.values());
       slot = [...Array(capacity).keys()].find((free) => !taken.has(free));
       const corner = [column * TILE, row * TILE];
-      const extent = corner.map((start, axis) => Math.min(TILE, size[axis] - start));
+      const extent = corner.map((start, axis) => Math.min(TILE, cells[axis] - start));
       const origin = corner.map((start) => start - EDGE - REACH);
       const area = extent.map((side) => side + 2 * (EDGE + REACH));
-      const inside = { shift: [0, 0], low: origin.map((o) => Math.max(0, -o)), high: origin.map((o, axis) => Math.min(size[axis] - 1 - o, area[axis] - 1)) };
+      const inside = { shift: [0, 0], low: origin.map((o) => Math.max(0, -o)), high: origin.map((o, axis) => Math.min(cells[axis] - 1 - o, area[axis] - 1)) };
       const all = { shift: [0, 0], low: [0, 0], high: area.map((side) => side - 1) };
       const ready = () => { gl.disable(gl.SCISSOR_TEST); gl.viewport(0, 0, ...area); };
 
@@ -449,12 +452,13 @@ function painter(gl, bytes) {
     },
 
     /** The function, in steps, from the middle of the view outwards. */
-    *refine(view) {
+    *refine({ left: x0, top: y0, zoom }) {
+      const view = { left: x0 / model.spacing, top: y0 / model.spacing, zoom: zoom * model.spacing };  // in cells
       const tiles = [];
       const first = [view.left, view.top].map((start) => Math.max(0, Math.floor(start / TILE)));
       const middle = [view.left + canvas.width / 2 / view.zoom, view.top + canvas.height / 2 / view.zoom];
-      for (let row = first[1]; row * TILE < Math.min(size[1], view.top + canvas.height / view.zoom); row++) {
-        for (let column = first[0]; column * TILE < Math.min(size[0], view.left + canvas.width / view.zoom); column++) {
+      for (let row = first[1]; row * TILE < Math.min(extent[1], view.top + canvas.height / view.zoom); row++) {
+        for (let column = first[0]; column * TILE < Math.min(extent[0], view.left + canvas.width / view.zoom); column++) {
           const far = Math.hypot((column + 0.5) * TILE - middle[0], (row + 0.5) * TILE - middle[1]);
           tiles.push({ column, row, far });
         }
@@ -462,8 +466,8 @@ function painter(gl, bytes) {
       for (const { column, row } of tiles.sort((a, b) => a.far - b.far)) {
         const slot = filtered ? yield* prepare(column, row) : 0;
         const corner = [column * TILE - EDGE, row * TILE - EDGE];
-        const [left, right] = span(column * TILE, Math.min(size[0], (column + 1) * TILE), view.left, view.zoom, canvas.width);
-        const [top, bottom] = span(row * TILE, Math.min(size[1], (row + 1) * TILE), view.top, view.zoom, canvas.height);
+        const [left, right] = span(column * TILE, Math.min(extent[0], (column + 1) * TILE), view.left, view.zoom, canvas.width);
+        const [top, bottom] = span(row * TILE, Math.min(extent[1], (row + 1) * TILE), view.top, view.zoom, canvas.height);
         for (let y = top; y < bottom; y += CHUNK) {
           for (let x = left; x < right; x += CHUNK) {
             onCanvas(view, drawFunction, x, y, Math.min(right, x + CHUNK), Math.min(bottom, y + CHUNK), { slot, corner });
