@@ -25,7 +25,7 @@ from inrcodec import codec, fit
 from inrcodec.bitstream import unpack
 from inrcodec.guess import unrounded_guess
 from inrcodec.image import Picture, find_pictures, read_picture
-from inrcodec.options import Device, EncodeOptions, lagrangian
+from inrcodec.options import Device, EncodeOptions
 from inrcodec.prior import Prior, find_prior
 
 Change = Callable[[Prior], tuple[Prior, dict[str, Any]]]  # of the prior, and of what `fit` looks up
@@ -108,7 +108,7 @@ def cost(pixels: NDArray[np.uint8], quality: float, steps: int, prior: Prior) ->
     options = EncodeOptions(quality, steps, device=Device.CPU)
     data = codec.encode(Picture(pixels), options, prior=prior).data
     error = np.square(codec.decode(data, prior=prior).pixels.astype(np.float64) - pixels).sum()
-    return float(error / lagrangian(unpack(data).quality_index) + 8 * len(data)) / pixels[..., 0].size
+    return float(error / unpack(data).lam + 8 * len(data)) / pixels[..., 0].size
 
 
 def main() -> None:

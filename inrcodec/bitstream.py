@@ -72,6 +72,7 @@ from pathlib import Path
 import zstandard
 
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
+from inrcodec.options import lagrangian
 
 __all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpack_prefix"]
 
@@ -135,6 +136,11 @@ class SinrFile:
     def cells(self) -> tuple[int, int]:
         """Rows and columns of the finest field."""
         return -(-self.height // self.spacing), -(-self.width // self.spacing)
+
+    @property
+    def lam(self) -> float:
+        """Lambda: squared 8-bit error of the picture per bit."""
+        return lagrangian(self.quality_index) * self.spacing**2
 
     @property
     def alpha_size(self) -> int:

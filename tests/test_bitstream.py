@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from inrcodec.bitstream import MAX_CONTENT, Colour, Limits, SinrFile, pack, unpack, unpack_prefix
 from inrcodec.errors import LimitError, SinrError, TruncatedFileError, UnsupportedVersionError
+from inrcodec.options import lagrangian
 
 PRIOR = b"a prior's file"
 PRIOR_ID = hashlib.sha256(PRIOR).digest()[:8]
@@ -82,6 +83,7 @@ def test_a_wide_file_differs_by_a_flag_and_has_a_fourth_of_the_cells() -> None:
     assert pack(WIDE)[:-4] == pack(PLAIN)[:5] + b"\x04" + pack(PLAIN)[6:-4]
     assert PLAIN.cells == (200, 300) and WIDE.cells == (100, 150)
     assert dataclasses.replace(WIDE, height=199, width=1).cells == (100, 1)
+    assert WIDE.lam == 4 * PLAIN.lam == 4 * lagrangian(152)
     with pytest.raises(SinrError, match="spacing: expected 1..2, found 4"):
         pack(dataclasses.replace(PLAIN, spacing=4))
 

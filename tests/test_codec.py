@@ -12,10 +12,9 @@ from inrcodec.errors import ImageError, OptionError, PriorError, SinrError, Trun
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.metrics import psnr
-from inrcodec.options import DecodeOptions, EncodeOptions, Target, lagrangian
+from inrcodec.options import DecodeOptions, EncodeOptions, Target
 from inrcodec.prior import Prior
 from inrcodec.render import render_at
-from inrcodec.spacing import STEPS
 
 
 def picture_of(pixels: NDArray[np.uint8]) -> Picture:
@@ -109,7 +108,7 @@ def test_where_wide_cells_pay_they_save_bytes(picture: NDArray[np.uint8], monkey
             monkeypatch.setattr(codec, "best_spacing", lambda *_, forced=forced: forced)
             data = encode(picture_of(pixels), options).data
             error = np.square(decode(data).pixels.astype(float) - pixels).sum()
-            costs.append(error / lagrangian(unpack(data).quality_index - STEPS * (forced - 1)) + 8 * len(data))
+            costs.append(error / unpack(data).lam + 8 * len(data))
             assert (data == chosen) == (forced == spacing)
         monkeypatch.undo()
         assert costs.index(min(costs)) == spacing - 1

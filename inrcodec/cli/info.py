@@ -32,7 +32,7 @@ def info(
 ) -> None:
     """Say what a .sinr file holds, without decoding it."""
     from inrcodec.bitstream import VERSION, unpack
-    from inrcodec.options import index_quality, lagrangian
+    from inrcodec.options import index_quality
     from inrcodec.prior import bundled_priors, read_prior
 
     data = read_input(file)
@@ -48,7 +48,7 @@ def info(
         "alpha": header.alpha is not None,
         "bit_depth": header.bit_depth,
         "quality": round(index_quality(header.asked_index), 1),
-        "lambda": round(lagrangian(header.quality_index) * header.spacing**2, 2),
+        "lambda": round(header.lam, 2),
         "spacing": header.spacing,
         "prior": names.get(header.prior_id),
         "prior_id": header.prior_id.hex(),
