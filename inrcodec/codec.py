@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,7 @@ from inrcodec.options import (
 )
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
-from inrcodec.spacing import Pixels, best_spacing, cell_index, cell_means
+from inrcodec.spacing import best_spacing, cell_index, cell_means
 from inrcodec.target import START, Goal, seek, straddle
 
 DELTA_GROUPS = 2  # before those of the levels
@@ -156,7 +155,7 @@ class _Encoder:
         if picture.bit_depth == 16:
             pixels = pixels.astype(np.float32) / np.float32(257)
         self.pixels = pixels  # (height, width, 3) in 0..255
-        self.spacing = 1  # pixels from one cell of the finest field to the next, see `settle`
+        self._space(1)
         self.plain = SinrFile(
             width=self.width,
             height=self.height,
@@ -177,17 +176,6 @@ class _Encoder:
         asked = quality_index(self.options.quality)
         return allocated_index(self.pixels, asked, self.seen) if self.levels else asked
 
-    @property
-    def cells(self) -> Pixels:
-        """The picture of cells, (rows, columns, 3) in 0..255."""
-        return cell_means(self.pixels, self.spacing)
-
-    @property
-    def coded(self) -> list[NDArray[np.bool_]] | None:
-        """The cells of each level that are coded, (rows, columns); None if all are."""
-        alpha = self.picture.alpha
-        return None if alpha is None else _coded(alpha, self.levels, self.spacing)
-
     def cell_index(self, index: int) -> int:
         """The quality index of the picture of cells."""
         return cell_index(index, self.spacing)
@@ -198,8 +186,15 @@ class _Encoder:
 
     def settle(self, index: int) -> None:
         """Choose the spacing for a quality. Where some pixels do not count, cells are pixels."""
-        fitted = self.options.steps > 0
-        self.spacing = best_spacing(self.prior, self.pixels, index, fitted) if self.seen is None else 1
+        if self.seen is None and best_spacing(self.prior, self.pixels, index, self.options.steps > 0) == 2:
+            self._space(2)
+
+    def _space(self, spacing: int) -> None:
+        """Have the cells of the finest field so many pixels apart."""
+        alpha = self.picture.alpha
+        self.spacing = spacing
+        self.cells = cell_means(self.pixels, spacing)  # (rows, columns, 3) in 0..255
+        self.coded = None if alpha is None else visible_cells(alpha > 0, self.levels, spacing)
 
     def asked(self, index: int) -> int:
         """The index that the options ask for, or one that has been found to meet a target."""
@@ -436,7 +431,7 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
     fields: tuple[NDArray[np.int32], ...] = ()
     if channels:
         shapes = field_shapes(*file.cells, channels)
-        coded = None if alpha is None else _coded(alpha, len(channels), file.spacing)
+        coded = None if alpha is None else visible_cells(alpha > 0, len(channels), file.spacing)
         rate_model = _rate_model(prior, Deltas())  # which refuses a prior that has none
         deltas = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         network |= changed_filter(prior.tensors, deltas.filter)
@@ -488,11 +483,6 @@ def quantize(prior: Prior, layer: int, index: int, deltas: Floats) -> NDArray[np
 def dequantize(prior: Prior, layer: int, index: int, steps: NDArray[np.int32]) -> Floats:
     """The deltas (N,) that `quantize` rounded."""
     return (steps * delta_step(prior, layer, index)).astype(np.float32)
-
-
-def _coded(alpha: NDArray[Any], levels: int, spacing: int) -> list[NDArray[np.bool_]]:
-    """The cells of each level that have a visible pixel, (rows, columns)."""
-    return visible_cells(alpha > 0, levels + spacing - 1)[spacing - 1 :]
 
 
 def _rate_model(prior: Prior, deltas: Deltas) -> RateModel:

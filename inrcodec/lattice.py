@@ -47,15 +47,18 @@ def halved(x: NDArray[Any]) -> NDArray[np.float32]:
     return mean
 
 
-def visible_cells(visible: NDArray[np.bool_], levels: int) -> list[NDArray[np.bool_]]:
-    """The cells of each level that have a visible pixel, (height, width) -> (rows, columns)."""
-    found = [visible][:levels]
-    while len(found) < levels:
+def visible_cells(visible: NDArray[np.bool_], levels: int, spacing: int = 1) -> list[NDArray[np.bool_]]:
+    """The cells of each level that have a visible pixel, (height, width) -> (rows, columns).
+
+    Those of level 0 are `spacing` pixels apart, 1 or 2.
+    """
+    found, count = [visible], levels + spacing - 1
+    while len(found) < count:
         height, width = visible.shape
         even = np.pad(visible, ((0, height % 2), (0, width % 2)))
         visible = even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
         found.append(visible)
-    return found
+    return found[spacing - 1 : count]
 
 
 def continuation(coded: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

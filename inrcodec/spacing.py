@@ -23,7 +23,7 @@ from inrcodec.options import MAX_QUALITY_INDEX, conditioning, lagrangian
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render
 
-__all__ = ["Pixels", "best_spacing", "cell_index", "cell_means"]
+__all__ = ["best_spacing", "cell_index", "cell_means"]
 
 STEPS = 64  # of the quality index, for a fourth of lambda
 BIN = 32  # steps of the quality index that are decided as one

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +54,6 @@ def carried_prior(kind: str) -> Prior:
     return parse_prior(prior, kind)
 
 
-def coded_cells(alpha: NDArray[Any], levels: int, spacing: int) -> list[NDArray[np.bool_]]:
-    """Those with a visible pixel, of each level."""
-    return visible_cells(alpha > 0, levels + spacing - 1)[spacing - 1 :]
-
-
 def digest(file: SinrFile, prior: Prior) -> str:
     """SHA-256 of the quantized fields or deltas of a file as int32, little-endian, in the order of its groups."""
     if prior.architecture.channels:
@@ -67,7 +61,7 @@ def digest(file: SinrFile, prior: Prior) -> str:
         coded = None
         if file.alpha is not None:
             alpha = unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
-            coded = coded_cells(alpha, len(shapes), file.spacing)
+            coded = visible_cells(alpha > 0, len(shapes), file.spacing)
         changes = unpack_deltas(file.groups[:DELTA_GROUPS], prior.tensors)
         numbers = RateModel(changed_rate(prior.tensors, changes.rate), prior.architecture.channels).decode(
             file.groups[DELTA_GROUPS:], shapes, file.quality_index, coded
@@ -107,7 +101,7 @@ def numbers_of(
         fields = [draw(int(np.prod(shape))).reshape(shape) for shape in shapes]
         changes = deltas or Deltas()
         model = RateModel(changed_rate(prior.tensors, changes.rate), channels)
-        coded = None if alpha is None else coded_cells(alpha, len(channels), spacing)
+        coded = None if alpha is None else visible_cells(alpha > 0, len(channels), spacing)
         return (*pack_deltas(changes), *model.encode(fields, 100, coded))
     return tuple(encode_deltas(draw(int(mask.sum()) + len(mask))) for mask in map(prior.mask, range(prior.layers)))
 

@@ -19,7 +19,7 @@ const tools = element('tools');
 const model = JSON.parse(element('model').textContent);
 const size = model.size;                                     // of the picture, in pixels
 const cells = model.cells;                                   // of the finest field; shaders call them pixels
-const extent = size.map((side) => side / model.spacing);     // of the picture, in cells
+const sizeInCells = size.map((side) => side / model.spacing);
 
 // ---------------------------------------------------------------------------------------------- shaders
 
@@ -31,7 +31,7 @@ precision highp sampler2D;
 precision highp sampler2DArray;
 precision highp isampler2DArray;
 const ivec2 size = ivec2(${cells});
-const vec2 extent = vec2(${extent.map(float)});
+const vec2 extent = vec2(${sizeInCells.map(float)});
 out vec4 colour;
 `;
 const vec4 = (values) => `vec4(${[0, 1, 2, 3].map((i) => float(values[i] ?? 0))})`;
@@ -457,8 +457,8 @@ function painter(gl, bytes) {
       const tiles = [];
       const first = [view.left, view.top].map((start) => Math.max(0, Math.floor(start / TILE)));
       const middle = [view.left + canvas.width / 2 / view.zoom, view.top + canvas.height / 2 / view.zoom];
-      for (let row = first[1]; row * TILE < Math.min(extent[1], view.top + canvas.height / view.zoom); row++) {
-        for (let column = first[0]; column * TILE < Math.min(extent[0], view.left + canvas.width / view.zoom); column++) {
+      for (let row = first[1]; row * TILE < Math.min(sizeInCells[1], view.top + canvas.height / view.zoom); row++) {
+        for (let column = first[0]; column * TILE < Math.min(sizeInCells[0], view.left + canvas.width / view.zoom); column++) {
           const far = Math.hypot((column + 0.5) * TILE - middle[0], (row + 0.5) * TILE - middle[1]);
           tiles.push({ column, row, far });
         }
@@ -466,8 +466,8 @@ function painter(gl, bytes) {
       for (const { column, row } of tiles.sort((a, b) => a.far - b.far)) {
         const slot = filtered ? yield* prepare(column, row) : 0;
         const corner = [column * TILE - EDGE, row * TILE - EDGE];
-        const [left, right] = span(column * TILE, Math.min(extent[0], (column + 1) * TILE), view.left, view.zoom, canvas.width);
-        const [top, bottom] = span(row * TILE, Math.min(extent[1], (row + 1) * TILE), view.top, view.zoom, canvas.height);
+        const [left, right] = span(column * TILE, Math.min(sizeInCells[0], (column + 1) * TILE), view.left, view.zoom, canvas.width);
+        const [top, bottom] = span(row * TILE, Math.min(sizeInCells[1], (row + 1) * TILE), view.top, view.zoom, canvas.height);
         for (let y = top; y < bottom; y += CHUNK) {
           for (let x = left; x < right; x += CHUNK) {
             onCanvas(view, drawFunction, x, y, Math.min(right, x + CHUNK), Math.min(bottom, y + CHUNK), { slot, corner });
