@@ -22,7 +22,17 @@ from inrcodec import synthesis
 from inrcodec.adam import State, adam_step
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
 from inrcodec.graphs import Recorded
-from inrcodec.objective import SQUARED_UNIT, FieldModel, Network, Tile, add_taps, by_tap, powers, tiles, within_memory
+from inrcodec.objective import (
+    SQUARED_UNIT,
+    FieldModel,
+    Network,
+    Tile,
+    add_convolved,
+    by_tap,
+    powers,
+    tiles,
+    within_memory,
+)
 from inrcodec.parallel import in_parallel
 from inrcodec.synthesis import PACKED
 
@@ -79,7 +89,8 @@ class _Sample:
         kernel, bias = weights["filter.in"], weights["filter.in_bias"] @ powers(q)
         hidden = functional.conv2d(self.seen.to(dtype), kernel.to(dtype, memory_format=PACKED), bias.to(dtype)).relu_()
         start = weights["filter.out_bias"][:, None, None] - self.missing[0]
-        return hidden, add_taps(start, by_tap(weights["filter.out"].to(dtype)), hidden[0])
+        kernel = weights["filter.out"].to(dtype, memory_format=PACKED)
+        return hidden, add_convolved(start, kernel, hidden[0])
 
 
 @within_memory

@@ -2,7 +2,7 @@
 
 A fit or a training step of small pictures waits for its launches, not for the arithmetic. A function of tensors whose
 shapes repeat is recorded at its first call with them. Nothing is recorded on other devices, nor where a recording
-fails: then the function is simply called.
+fails: then the function is simply called. A recording keeps the memory that its tensors take; `forget` gives it back.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -76,6 +77,7 @@ class Recorded(Generic[T]):
     def __init__(self, compute: Callable[..., T]) -> None:
         self._compute = compute
         self._recordings: dict[object, _Recording | None] = {}
+        _alive.add(self)
 
     def __call__(self, *arguments: Any) -> T:
         tensors, structure = tree_flatten(arguments)
@@ -99,3 +101,12 @@ class Recorded(Generic[T]):
         places = [tensor.detach().clone() for tensor in tensors]
         arguments = tree_unflatten(places, structure)
         return _Recording(*record(lambda: self._compute(*arguments)), places)
+
+
+_alive = WeakSet[Recorded[Any]]()
+
+
+def forget() -> None:
+    """Make room: what is recorded is simply called from now on."""
+    for recorded in list(_alive):
+        recorded._recordings = dict.fromkeys(recorded._recordings)

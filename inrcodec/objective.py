@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from inrcodec import rate
 from inrcodec.entropy import CAUSAL, STRIPE
+from inrcodec.graphs import forget
 from inrcodec.lattice import continuation, interpolation_matrix
 from inrcodec.parallel import in_parallel
 from inrcodec.prior import Prior
@@ -37,7 +38,7 @@ __all__ = [
     "FieldModel",
     "Network",
     "Tile",
-    "add_taps",
+    "add_convolved",
     "by_tap",
     "costs",
     "distributions",
@@ -121,7 +122,10 @@ def shown(fields: Sequence[Tensor], coded: Sequence[Coded] | None) -> list[Tenso
 
 
 def within_memory(compute: Callable[P, T]) -> Callable[P, T]:
-    """`compute`, begun again with pieces half as large whenever a GPU's memory was too small for them."""
+    """`compute`, begun again with pieces half as large whenever a GPU's memory was too small for them.
+
+    What recordings hold is given back, too.
+    """
 
     @wraps(compute)
     def tried(*arguments: P.args, **named: P.kwargs) -> T:
@@ -133,6 +137,7 @@ def within_memory(compute: Callable[P, T]) -> Callable[P, T]:
                     raise
             TILE["cuda"] //= 2
             ROWS["cuda"] //= 2
+            forget()
             torch.cuda.empty_cache()
 
     return tried
@@ -303,12 +308,12 @@ class Network:
     out: tuple[Tensor, Tensor]
     skip: Tensor
     filter: tuple[Tensor, Tensor]  # the first layer's kernel and bias
-    last: tuple[Tensor, Tensor]  # the second layer's: (9 * 3, features), tap by tap, and (3, 1, 1)
-    back: tuple[Tensor, Tensor]  # of their gradients, second layer first: a kernel, and (9 * C, features), tap by tap
+    last: tuple[Tensor, Tensor]  # the second layer's, the bias (3, 1, 1)
+    back: tuple[Tensor, Tensor]  # kernels of their gradients, second layer first
 
     @classmethod
     def of(cls, model: FieldModel, q: Tensor, dtype: torch.dtype = torch.float32) -> Network:
-        """The model's, with matrices, kernels and the biases beside them of a type."""
+        """The model's, with the filter of a type."""
         weights, omegas = model.weights, model.omegas
         condition = powers(q)[1:]
         steps = torch.split(gains(weights, q)[0, :, None, None], list(model.channels))
@@ -317,19 +322,19 @@ class Network:
             matrix, bias = weights[f"siren.{i}.weight"], weights[f"siren.{i}.bias"]
             if not i:
                 matrix, bias = matrix[:, :-2], bias + matrix[:, -2:] @ condition
-            layers.append(((omega * matrix).to(dtype), (omega * bias[:, None]).to(dtype)))
+            layers.append((omega * matrix, omega * bias[:, None]))
         first, second = (weights[f"filter.{part}"].to(dtype, memory_format=PACKED) for part in ("in", "out"))
         bias = weights["filter.in_bias"] @ powers(q)
-        back = second.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED)
+        by_out, by_in = (k.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED) for k in (second, first))
         return cls(
             model,
             steps,
             tuple(layers),
-            (weights[last + "weight"].to(dtype), weights[last + "bias"][:, None]),
+            (weights[last + "weight"], weights[last + "bias"][:, None]),
             weights["skip.weight"],
             (first, bias.to(dtype)),
-            (by_tap(second), weights["filter.out_bias"][:, None, None]),
-            (back, by_tap(first.transpose(0, 1))),
+            (second, weights["filter.out_bias"][:, None, None]),
+            (by_out, by_in),
         )
 
 
@@ -382,7 +387,7 @@ class Tile:
             else:
                 planes.append(step * values[:, self.rows, self.columns])
         x = torch.cat(planes).flatten(1)  # (C, n)
-        h, self.phases = x.to(network.out[0].dtype), list[Tensor]()
+        h, self.phases = x, list[Tensor]()
         for matrix, bias in network.layers:
             self.phases.append(torch.addmm(bias, matrix, h))
             h = torch.sin(self.phases[-1])
@@ -401,8 +406,8 @@ class Tile:
         """The tile of the picture, (3, rows, columns)."""
         seen = self.padded().to(self.network.filter[0].dtype)
         self.hidden = functional.conv2d(seen, *self.network.filter).relu_()  # (1, features, rows + 2, ...)
-        matrix, bias = self.network.last
-        return add_taps(self.values[self.inside] + bias, matrix, self.hidden[0])
+        kernel, bias = self.network.last
+        return add_convolved(self.values[self.inside] + bias, kernel, self.hidden[0])
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
@@ -410,15 +415,15 @@ class Tile:
         wide = upstream[None].to(self.hidden.dtype, memory_format=PACKED)
         by_hidden = functional.conv2d(wide, network.back[0], padding=2)
         by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
-        by_seen = _spread(network.back[1], by_hidden[0])
+        by_seen = functional.conv2d(by_hidden, network.back[1], padding=2)[0].float()
         if any(self.margins):
             by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
         by_seen[:3][self.inside].add_(upstream)
         by_seen = by_seen.flatten(1)
-        back = network.out[0].T @ by_seen[:3].to(self.phases[-1].dtype)
+        back = network.out[0].T @ by_seen[:3]
         for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
             back = matrix.T @ back.mul_(phase.cos_())
-        back = back.float().addmm_(network.skip.T, by_seen[:3])
+        back = back.addmm_(network.skip.T, by_seen[:3])
         back[: len(by_seen) - 3].add_(by_seen[3:])
         by_planes = torch.split(back.view(-1, *self.shape), list(network.model.channels))
         parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]
@@ -438,30 +443,18 @@ def by_tap(kernel: Tensor) -> Tensor:
     return kernel.permute(2, 3, 0, 1).flatten(0, 2)
 
 
-def _taps(matrix: Tensor, planes: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """Places (y, x) of a 3x3 kernel, and what each makes of planes (features, h, w): (C, h, w), in single precision.
+def add_convolved(found: Tensor, kernel: Tensor, planes: Tensor) -> Tensor:
+    """What a 3x3 kernel (C, features, 3, 3) makes of planes (features, h + 2, w + 2), added to (C, h, w).
 
-    matrix is `by_tap`'s. One product and shifted sums are faster than a convolution with few outputs.
+    In single precision one product and shifted sums are faster than a convolution with few outputs.
     """
-    samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
-    found = (matrix @ samples.T).float().view(9, -1, *planes.shape[1:])
-    return zip(product(range(3), range(3)), found, strict=True)
-
-
-def add_taps(found: Tensor, matrix: Tensor, planes: Tensor) -> Tensor:
-    """What a 3x3 kernel, as `by_tap` has it, makes of planes (features, h + 2, w + 2), added to (C, h, w)."""
+    if kernel.dtype != torch.float32:
+        return found.add_(functional.conv2d(planes[None], kernel)[0])
     rows, columns = found.shape[1:]
-    for (y, x), tap in _taps(matrix, planes):
+    samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
+    taps = (by_tap(kernel) @ samples.T).view(9, -1, *planes.shape[1:])
+    for (y, x), tap in zip(product(range(3), range(3)), taps, strict=True):
         found += tap[:, y : y + rows, x : x + columns]
-    return found
-
-
-def _spread(matrix: Tensor, planes: Tensor) -> Tensor:
-    """The gradient by what a 3x3 kernel looks at, (C, h + 2, w + 2), given that by what it gives."""
-    height, width = planes.shape[1:]
-    found = planes.new_zeros(len(matrix) // 9, height + 2, width + 2, dtype=torch.float32)
-    for (y, x), tap in _taps(matrix, planes):
-        found[:, y : y + height, x : x + width].add_(tap)
     return found
 
 
@@ -556,8 +549,7 @@ def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequ
     for level, (trunk, by_trunk) in enumerate(zip(trunks, by_trunks, strict=True), start=1):
         back = torch.ops.aten.threshold_backward(by_trunk, trunk, 0)  # (B, features, h, w)
         kernel = model.weights[f"rate.{level}.trunk"]
-        taps = kernel.view(len(kernel), -1, 9).permute(2, 1, 0).flatten(0, 1)  # (9 * C, features)
-        yield torch.stack([_spread(taps, planes)[:, 1:-1, 1:-1] for planes in back])
+        yield functional.conv_transpose2d(back, kernel.view(len(kernel), -1, 3, 3), padding=1)
         if level < len(trunks):
             above = model.weights[f"rate.{level}.trunk_above"]
             even = functional.pad(back, (0, back.shape[3] % 2, 0, back.shape[2] % 2))

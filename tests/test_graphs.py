@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inrcodec.graphs import Recorded, side_by_side
+from inrcodec.graphs import Recorded, forget, side_by_side
 
 
 def slope(weights: dict[str, Tensor], rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -26,6 +26,17 @@ def test_what_is_recorded_says_what_the_function_says(device: str) -> None:
         loss, (gradient,) = recorded(*inputs(seed, rows, device))
         expected, (by_a,) = slope(*inputs(seed, rows, device))
         assert torch.allclose(loss, expected) and torch.allclose(gradient, by_a)
+
+
+@pytest.mark.cuda
+def test_what_is_forgotten_gives_its_memory_back() -> None:
+    recorded = Recorded(lambda x: (x * 2).cumsum(0))
+    x = torch.ones(1 << 22, device="cuda")
+    expected = recorded(x).clone()
+    before = torch.cuda.memory_allocated()
+    forget()
+    assert torch.cuda.memory_allocated() < before
+    assert torch.equal(recorded(x), expected)
 
 
 @pytest.mark.cuda
