@@ -20,7 +20,7 @@ biases with Adam, as the paper does, on at most 65,536 pixels drawn anew for eac
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -55,6 +55,7 @@ State = tuple[list[Tensor], list[Tensor]]  # fields (B, C, h, w), and their grad
 MEMORY = 0.9  # of the gradient's mean square
 LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps are shorter
 PIXELS = 1 << 16  # per step, of a fit of the network
+QUARTERS = (0.0, 0.5, 0.25, 0.75)  # by which noise is moved from step to step
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
 STEPS_PER_PASS = 100  # of a fit, for each pass of rounding after the first: the longer the one, the longer the other
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
@@ -230,34 +231,29 @@ def refine(
     The generators are of each aim's noise; `adapted` gives each aim for the last third of the steps. A step is taken
     for all aims before the next: on a GPU it is one graph.
     """
-    weights = aims[0].model.weights
-    first, last = weights["fit.step"].unbind(1)  # (levels,) each
-    hot, cold = weights["fit.temperature"]
     states = [(values, [z.new_zeros(len(z)) for z in values]) for values in fields]
-    generators = generators or [None] * len(aims)
+    each = [noises(z, generator) for z, generator in zip(fields, generators or [None] * len(aims), strict=True)]
     moved = _recorded(aims)
     for step in range(steps):
         if adapted and step == steps * 2 // 3:
             aims = [adapt(values) for adapt, (values, _) in zip(adapted, states, strict=True)]
             moved = _recorded(aims)
         part = step / max(1, steps - 1)
-        noises = [
-            [torch.rand(z.shape, generator=generator, device=z.device) for z in values]
-            for generator, (values, _) in zip(generators, states, strict=True)
-        ]
-        temperature, size = hot + (cold - hot) * part, first + (last - first) * part
-        states = moved(states, noises, temperature, size, torch.full_like(hot, step + 1))
+        paces = [schedule(aim.model.weights, aim.q, part) for aim in aims]
+        states = moved(states, [next(noise) for noise in each], paces, aims[0].q.new_full((), step + 1))
         if progress:
             progress(step + 1, steps)
     return [values for values, _ in states]
 
 
 def _recorded(aims: Sequence[Aim]) -> Recorded[list[State]]:
-    """`_stepped` for all aims, given their states and noises."""
+    """`_stepped` for all aims, given their states and noises, temperatures and sizes."""
 
-    def compute(states: list[State], noises: list[list[Tensor]], *schedule: Tensor) -> list[State]:
-        each = zip(aims, states, noises, strict=True)
-        steps = [partial(_stepped, aim, *state, noise, *schedule) for aim, state, noise in each]
+    def compute(
+        states: list[State], noises: list[list[Tensor]], paces: list[tuple[Tensor, Tensor]], count: Tensor
+    ) -> list[State]:
+        each = zip(aims, states, noises, paces, strict=True)
+        steps = [partial(_stepped, aim, *state, noise, *pace, count) for aim, state, noise, pace in each]
         return side_by_side(steps, aims[0].model.device)
 
     return Recorded(compute)
@@ -272,7 +268,7 @@ def _stepped(
     size: Tensor,
     count: Tensor,
 ) -> State:
-    """Fields and mean squares after step `count` of sizes (levels,)."""
+    """Fields and mean squares after step `count` of sizes (1, levels)."""
     felt = aim.felt or [None] * len(fields)
     size = aim.pace * size * aim.moving  # as if the gradient's RMS were of what moves
     least = least_gradient(aim.q) * aim.moving
@@ -281,7 +277,7 @@ def _stepped(
     rounded, quick = [value for _, value in pairs], _quick_type(aim.target.device)
     gradients = objective(aim.model, rounded, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick)[1]
     moved = in_parallel(
-        partial(_moved, pairs[i], gradient, squares[i], size[i], count, least[i])
+        partial(_moved, pairs[i], gradient, squares[i], size[:, i], count, least[i])
         for i, gradient in enumerate(gradients)
     )
     values, means = zip(*moved, strict=True)
@@ -289,8 +285,8 @@ def _stepped(
 
 
 def _quick_type(device: torch.device) -> torch.dtype:
-    """What steps and rounding compute with: bfloat16 on a CPU that has instructions for it."""
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # no public name yet
+    """What filters compute with in steps and rounding: bfloat16 on a CPU that has a unit for its matrices."""
+    native = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # no public name yet
     return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
@@ -308,6 +304,34 @@ def _moved(
     """What `descend` says of a pair of `_rounded`, given the gradient by its second."""
     (gradient,) = torch.autograd.grad(pair[1], pair[0], upstream)
     return descend(pair[0].detach(), gradient, square, size, count, least)
+
+
+def schedule(weights: Mapping[str, Tensor], q: Tensor, part: float) -> tuple[Tensor, Tensor]:
+    """Temperature (B, 1, 1, 1) and sizes (B, levels) of a step `part` of the way through fits of qualities q (B, 1)."""
+    hot, cold = at_quality(weights, "fit.temperature", q).unbind(-1)
+    first, last = at_quality(weights, "fit.step", q).unbind(-1)
+    return torch.lerp(hot, cold, part)[:, None, None, None], torch.lerp(first, last, part)
+
+
+def at_quality(weights: Mapping[str, Tensor], name: str, q: Tensor) -> Tensor:
+    """What of each picture of qualities q (B, 1) is `weights[name]` where q is 0, (B, ...).
+
+    Its logarithm is linear in q; its slope is the weights', too, unless it is zero.
+    """
+    value = weights[name]
+    slope = weights.get(f"{name}_slope", torch.zeros_like(value))
+    return value * torch.exp(slope * q.view(-1, *[1] * slope.ndim))
+
+
+def noises(like: Sequence[Tensor], generator: torch.Generator | None) -> Iterator[list[Tensor]]:
+    """Noise of one step after the other, uniform in [0, 1), shaped like the fields.
+
+    Of four steps in a row, a value's noises are a quarter apart, so that hardly anything is left of it in their mean.
+    """
+    while True:
+        drawn = [torch.rand(z.shape, generator=generator, device=z.device) for z in like]
+        for shift in QUARTERS:
+            yield [(noise + shift).frac_() for noise in drawn]
 
 
 def least_gradient(q: Tensor) -> Tensor:

@@ -80,6 +80,7 @@ COARSE = 3  # level of stride 8
 PACES = {"rate": 4.0, "filter": 1.0, "detail": 1.0}  # by which rates are multiplied in phase 3
 NETWORK_PACE = 0.3  # likewise, of all others
 SCHEDULE = ("fit.step", "fit.temperature")
+SLOPES = {f"{name}_slope": name for name in SCHEDULE}  # by q, of their logarithms
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phase 7
@@ -392,6 +393,8 @@ def _begin(options: FieldOptions, start: Prior | None) -> _State:
         first, last, hot, cold = options.schedule or (0.04, 0.0015, 0.22, 0.1)
         weights |= {"fit.step": torch.tensor([[first, last]] * len(options.channels))}
         weights |= {"fit.temperature": torch.tensor([hot, cold])}
+        weights = {name: tensor for name, tensor in weights.items() if name not in SLOPES}
+    weights |= {name: torch.zeros_like(weights[of]) for name, of in SLOPES.items() if name not in weights}
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,
@@ -552,7 +555,7 @@ def _stepped(
         loss, gradients = learning.analysis(weights, batch, temperature, _noises(batch, options, generator))
         pace = options.analysis_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.analysis_steps)
     elif phase == "schedule":
-        loss, gradients = _evolved(weights, drawn(step), learning, step, number)
+        loss, gradients = _evolved(weights, drawn(step), learning, generator)
         pace = options.schedule_rate * _cosine(done / options.schedule_steps)
     elif phase == "coarse":
         key = f"coarse {done % options.coarse_batches}"
@@ -603,7 +606,6 @@ def _stepped(
         batch, finer = _halved(drawn(born), slot)
         noises = _noises(batch, options, generator)
         pace = options.fit_rate * min(1.0, (done + 1) / 100) * _cosine(done / options.fit_steps)
-        hot, cold = weights["fit.temperature"]
         if born == step:  # a new batch: its guess
             loss, gradients = learning.analysis(weights, batch, torch.full((), COLD, device=device), noises)
             fields = learning.first(weights, batch)
@@ -611,16 +613,16 @@ def _stepped(
             pool |= {f"{key}/squares/{i}": torch.zeros(len(z), device=device) for i, z in enumerate(fields)}
         else:
             part = age / max(1, options.fit_length - 1)
-            temperature = hot + (cold - hot) * part
+            temperature, sizes = fit.schedule(weights, batch.q, part)
             fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
             if part >= LEARNT_FROM:
                 loss, gradients, slopes = learning.visit(weights, fields, batch, temperature, noises, finer)
             else:
                 gradients = {}
                 loss, slopes = learning.follow(weights, fields, batch, temperature, noises)
-            count = torch.full_like(hot, min(age, turn))  # steps this batch has had, its guess not counted: 1, 2, ...
+            count = batch.q.new_full((), min(age, turn))  # steps this batch has had, its guess not counted: 1, 2, ...
             squares = [pool[f"{key}/squares/{i}"] for i in range(len(fields))]
-            moved = _descended(weights, fields, slopes, squares, part, count, _least(batch))
+            moved = _descended(fields, slopes, squares, sizes, count, _least(batch))
             for kind, tensors in zip(("fields", "squares"), moved, strict=True):
                 pool = dict(pool) | {f"{key}/{kind}/{i}": tensor for i, tensor in enumerate(tensors)}
     summed = sum_over_processes({"loss": loss.detach()} | gradients)
@@ -652,20 +654,26 @@ def _window(missing: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
     return finer, seen[:, :, top : top + WINDOW, left : left + WINDOW]
 
 
-def _evolved(weights: Weights, batch: Batch, learning: _Learning, step: int, number: int) -> tuple[Tensor, Weights]:
-    """Log J summed over the pictures, mean of two fits, and an estimate of its gradient by the logs of the schedule."""
-    shared = torch.Generator().manual_seed(learning.options.seed * 1_000_003 + step)  # by all processes
-    device = batch.pictures.device
-    away = {name: SPREAD * torch.randn(weights[name].shape, generator=shared).to(device) for name in SCHEDULE}
-    losses = []
+def _evolved(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> tuple[Tensor, Weights]:
+    """Log J summed over the pictures, mean of two fits, and an estimate of its gradient by the schedule's numbers."""
+    plain = weights | {name: torch.zeros_like(weights[name]) for name in SLOPES}
+    values = {name: fit.at_quality(weights, name, batch.q) for name in SCHEDULE}
+    away = {
+        name: SPREAD * torch.randn(value.shape, generator=generator, device=value.device)
+        for name, value in values.items()
+    }
+    start, losses = generator.get_state(), []
     for sign in (1, -1):
-        beside = weights | {name: weights[name] * torch.exp(sign * factor) for name, factor in away.items()}
-        generator = torch.Generator(device).manual_seed(step * 1024 + number)
-        fields = [z.round() for z in _fitted(beside, batch, learning, generator)]
-        costs = [cost for cost, _ in _objectives(beside, fields, batch, learning.options)]
-        losses.append(torch.stack(costs).log().sum())
+        generator.set_state(start)
+        beside = plain | {name: values[name] * torch.exp(sign * factor) for name, factor in away.items()}
+        fields = _as_in_a_file(beside, batch, learning, generator)
+        error, bits = learning.costs[len(fields)](weights, fields, batch)
+        losses.append((error.sum((1, 2)) + sum(part.sum((1, 2)) for part in bits)).log())
     slope = (losses[0] - losses[1]) / (2 * SPREAD**2)
-    return torch.stack(losses).mean(), {name: slope * factor for name, factor in away.items()}
+    by = {name: torch.einsum("b,b...->b...", slope, factor) for name, factor in away.items()}
+    gradients = {name: each.sum(0) for name, each in by.items()}
+    gradients |= {f"{name}_slope": torch.einsum("b,b...->...", batch.q[:, 0], each) for name, each in by.items()}
+    return torch.stack(losses).mean(0).sum(), gradients
 
 
 def _fitted(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> list[Tensor]:
@@ -673,28 +681,24 @@ def _fitted(weights: Weights, batch: Batch, learning: _Learning, generator: torc
     options = learning.options
     fields = learning.first(weights, batch)
     squares = [z.new_zeros(len(z)) for z in fields]
-    hot, cold = weights["fit.temperature"]
-    least = _least(batch)
+    least, noise = _least(batch), fit.noises(fields, generator)
     for step in range(options.fit_length):
-        part = step / max(1, options.fit_length - 1)
-        noises = _noises(batch, options, generator)
-        _, slopes = learning.follow(weights, fields, batch, hot + (cold - hot) * part, noises)
-        fields, squares = _descended(weights, fields, slopes, squares, part, torch.full_like(hot, step + 1), least)
+        temperature, sizes = fit.schedule(weights, batch.q, step / max(1, options.fit_length - 1))
+        _, slopes = learning.follow(weights, fields, batch, temperature, next(noise))
+        fields, squares = _descended(fields, slopes, squares, sizes, batch.q.new_full((), step + 1), least)
     return fields
 
 
 def _descended(
-    weights: Weights,
     fields: list[Tensor],
     gradients: list[Tensor],
     squares: list[Tensor],
-    part: float,
+    sizes: Tensor,
     count: Tensor,
     least: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Fields and mean squares of all levels after step `count`, `part` of the way through a fit."""
-    first, last = weights["fit.step"].unbind(1)  # (levels,)
-    levels = zip(fields, gradients, squares, first + (last - first) * part, strict=True)
+    """Fields and mean squares of all levels after step `count` of sizes (B, levels)."""
+    levels = zip(fields, gradients, squares, sizes.unbind(1), strict=True)
     moved = [fit.descend(z.detach(), gradient, square, size, count, least) for z, gradient, square, size in levels]
     return [z for z, _ in moved], [square for _, square in moved]
 

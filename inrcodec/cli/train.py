@@ -110,7 +110,8 @@ def train_fields(
     schedule_steps: Annotated[
         int, typer.Option(help="Steps that train the fit's step sizes and temperatures, after all others.")
     ] = 0,
-    analysis_steps: Annotated[int, typer.Option(help="Steps that train the first guess alone, after these.")] = 0,
+    schedule_rate: Annotated[float, typer.Option(help="Learning rate of these.")] = 0.02,
+    analysis_steps: Annotated[int, typer.Option(help="Steps that train the first guess alone, then.")] = 0,
     detail_steps: Annotated[int, typer.Option(help="Steps that train what is decoded between pixels, at the end.")] = 0,
     detail_batches: Annotated[int, typer.Option(help="Batches that are fitted for them.")] = 100,
     schedule: Annotated[
@@ -146,7 +147,8 @@ def train_fields(
         decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
         coarse_batches=coarse_batches, schedule_steps=schedule_steps, analysis_steps=analysis_steps,
         detail_steps=detail_steps, detail_batches=detail_batches, fit_length=fit_length, schedule=schedule, slots=slots,
-        guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate, seed=seed, device=device, threads=threads,
+        guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate, schedule_rate=schedule_rate, seed=seed,
+        device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")
