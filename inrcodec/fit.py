@@ -8,7 +8,8 @@ Priors with fields minimise, over the fields s in steps,
 The analysis network takes the first step. After two thirds of the others, and once more at the end, filter and rate
 model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient through a soft
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per level where
-that is large; step sizes and temperatures are the prior's. Momentum made it worse. The last rounding is
+that is large; step sizes and temperatures are the prior's, and change with the quality. The noise of four steps in a
+row is spread evenly, which is worth half as many steps more. Momentum made it worse. The last rounding is
 `rounding`'s: once before the filter and the rate model are adapted at the end, and once or more often after it.
 Several pictures are fitted together: a step is taken for all of them before the next, and a GPU that works at all
 of them at once waits less. Nothing of one depends on the others.

@@ -17,9 +17,10 @@ set is fitted with what has been learnt. No step goes through a fit, so steps co
 Phase 4, coarse: a set of batches is guessed once, and only the rate models of strides 8 and more learn. Crops of 128
 have a handful of such cells, whole pictures hundreds, most of them with neighbours: `size` should be that of pictures.
 
-Phase 5, schedule: step sizes and temperatures of the fit are learnt through whole fits of `fit_length` steps, by
-antithetic evolution (Salimans et al., 2017): each batch is fitted twice, from the same guess and with the same noise,
-with the schedule multiplied and divided by the same random factors, and the schedule follows the difference of log J.
+Phase 5, schedule: step sizes and temperatures of the fit, and how they change with the quality, are learnt through
+whole fits of `fit_length` steps, rounded by trial, by antithetic evolution (Salimans et al., 2017): each batch is
+fitted twice, from the same guess and with the same noise, with each picture's schedule multiplied and divided by the
+same random factors, and the schedule follows the differences of log J.
 
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 

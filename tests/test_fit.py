@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from inrcodec.fit import (
     Given,
     fit_network,
     fit_together,
+    noises,
     refine,
+    schedule,
     soft_round,
     torch_device,
 )
@@ -108,6 +111,27 @@ def test_soft_rounding_runs_from_the_identity_to_rounding() -> None:
     assert torch.allclose(soft_round(x, torch.tensor(50.0)), x, atol=1e-3)
     away = (x - x.floor() - 0.5).abs() > 0.1
     assert torch.allclose(soft_round(x, torch.tensor(0.01))[away], x.round()[away], atol=1e-3)
+
+
+def test_noise_of_four_steps_is_a_quarter_apart() -> None:
+    drawn = noises([torch.zeros(1, 2, 3, 5)], torch.Generator().manual_seed(0))
+    first, second = (torch.stack([next(drawn)[0] for _ in range(4)]) for _ in range(2))
+    assert first.min() >= 0 and first.max() < 1
+    assert torch.allclose(first.sort(0).values.diff(dim=0), torch.full((3, 1, 2, 3, 5), 0.25), atol=1e-6)
+    assert (first - second).abs().min() > 0  # and then drawn anew
+    assert 0.2 < first[0].std() < 0.4
+
+
+def test_a_schedule_follows_the_quality() -> None:
+    weights = {"fit.step": torch.tensor([[0.4, 0.1], [0.2, 0.1]]), "fit.temperature": torch.tensor([0.3, 0.1])}
+    temperature, sizes = schedule(weights, torch.tensor([[0.0], [0.7]]), 0.5)
+    assert temperature.flatten().tolist() == pytest.approx([0.2, 0.2])
+    assert sizes.tolist() == [pytest.approx([0.25, 0.15])] * 2  # the same at all without slopes
+    weights["fit.step_slope"] = torch.tensor([[0.0, 0.0], [math.log(2), 0.0]])
+    weights["fit.temperature_slope"] = torch.tensor([-math.log(3), 0.0])
+    temperature, sizes = schedule(weights, torch.tensor([[0.0], [1.0]]), 0.0)
+    assert temperature.flatten().tolist() == pytest.approx([0.3, 0.1])
+    assert sizes.tolist() == [pytest.approx([0.4, 0.2]), pytest.approx([0.4, 0.4])]
 
 
 def test_a_network_fit_leaves_pruned_weights_alone_and_lowers_the_error(
