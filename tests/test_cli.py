@@ -244,6 +244,11 @@ def test_bench_measures_files_and_writes_table_plot_and_rows(folder: Path) -> No
     assert (folder / "rows.csv").read_text().count("\n") == len(report["rows"]) + 1
     with Image.open(folder / "rd.png") as image:
         assert image.width > 400
+    (folder / "rd.png").unlink()
+    before = (folder / "rows.csv").read_text().splitlines()
+    assert run(folder, *words[:-2], "--alone", "--csv", "rows.csv", "--resume", "-q") == (0, "", "")
+    after = (folder / "rows.csv").read_text().splitlines()
+    assert sorted(after) == sorted(before)  # nothing is measured again, and what was not asked for stays
     code, out, errors = run(folder, *words, "--alone", "-v")
     assert code == 0 and "PSNR" in out
     assert errors.count("photo.png: inrcodec, quality 10: ") == 1

@@ -90,8 +90,9 @@ def bench(
     codecs = [ours] + (library.pillow_codecs(note) if others else [])
     with progress_bar("measuring", not (as_json or quiet)) as progress:
         rows = library.measure(folder, codecs, progress, tell, tuple(known))
-    if csv:  # in the order of the folder
-        write_atomically(csv, library.to_csv(rows).encode(), overwrite=True)
+    if csv:  # in the order of the folder; then what it had besides
+        kept = [row for row in known if row not in rows]
+        write_atomically(csv, library.to_csv([*rows, *kept]).encode(), overwrite=True)
     measured = library.curves(library.average(rows))
     rates = library.bd_rates({**measured, **published}, ours.name)
     if plot:
