@@ -32,13 +32,24 @@ Change = Callable[[Prior], tuple[Prior, dict[str, Any]]]  # of the prior, and of
 WARM = (24, 25)  # a fit that another goes on from: by how much the quality index is lower, and its steps
 
 
-def scheduled(steps: ArrayLike = 1, temperatures: ArrayLike = 1) -> Change:
-    """Other step sizes (levels, 2), first and last, or temperatures (2,), as multiples of the prior's."""
+def scheduled(steps: ArrayLike) -> Change:
+    """Other step sizes (levels, 2), first and last, as multiples of the prior's."""
 
     def change(prior: Prior) -> tuple[Prior, dict[str, Any]]:
-        tensors = dict(prior.tensors)
-        for name, factors in (("fit.step", steps), ("fit.temperature", temperatures)):
-            tensors[name] = (tensors[name] * np.asarray(factors)).astype(np.float32)
+        sizes = (prior.tensors["fit.step"] * np.asarray(steps)).astype(np.float32)
+        return replace(prior, tensors={**prior.tensors, "fit.step": sizes}), {}
+
+    return change
+
+
+def constant(name: str, at: int, factor: float = 1) -> Change:
+    """A multiple of the first (0) or last (1) step sizes or temperatures in place of both."""
+
+    def change(prior: Prior) -> tuple[Prior, dict[str, Any]]:
+        tensors, slope = dict(prior.tensors), f"{name}_slope"
+        tensors[name] = (tensors[name][..., [at, at]] * factor).astype(np.float32)
+        if slope in tensors:
+            tensors[slope] = tensors[slope][..., [at, at]]
         return replace(prior, tensors=tensors), {}
 
     return change
@@ -83,10 +94,10 @@ VARIANTS: dict[str, Change] = {
     "momentum 0.5": with_momentum(0.5),
     "momentum 0.8": with_momentum(0.8),
     "full steps where gradients are small": patched(LEAST=1e-6),
-    "steps that do not fall": scheduled(steps=[0.25, 50 / 3]),
+    "steps that do not fall": constant("fit.step", 0, 0.25),
     "fine levels twice as fast": scheduled(steps=[[2]] * 3 + [[1]] * 3),
     "coarse levels twice as fast": scheduled(steps=[[1]] * 3 + [[2]] * 3),
-    "temperature from the start as at the end": scheduled(temperatures=[0.36, 1]),
+    "temperature from the start as at the end": constant("fit.temperature", 1),
     "nothing adapted": patched(adapt_filter=lambda *_, **__: None, adapt_rate=lambda *_, **__: None),
     "only the filter adapted": patched(adapt_rate=lambda *_, **__: None),
     "rounded to the nearest": patched(optimised_rounding=lambda _, fields, *__: [z.round() for z in fields]),

@@ -86,11 +86,11 @@ class _Sample:
 
     def _forwards(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
-        kernel, bias = weights["filter.in"], weights["filter.in_bias"] @ powers(q)
-        hidden = functional.conv2d(self.seen.to(dtype), kernel.to(dtype, memory_format=PACKED), bias.to(dtype)).relu_()
+        first, out = (weights[f"filter.{part}"].to(dtype, memory_format=PACKED) for part in ("in", "out"))
+        bias = weights["filter.in_bias"] @ powers(q)
+        hidden = functional.conv2d(self.seen.to(dtype), first, bias.to(dtype)).relu_()
         start = weights["filter.out_bias"][:, None, None] - self.missing[0]
-        kernel = weights["filter.out"].to(dtype, memory_format=PACKED)
-        return hidden, add_convolved(start, kernel, hidden[0])
+        return hidden, add_convolved(start, out, hidden[0])
 
 
 @within_memory

@@ -158,7 +158,7 @@ def objective(
     """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all.
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
-    is of what the network and the filter compute; what they say is added up in single precision.
+    is of what the filter computes; what it says is added up in single precision.
     """
     network = Network.of(model, q, dtype)
     gradients = [torch.zeros_like(z) for z in fields]
@@ -423,7 +423,7 @@ class Tile:
         back = network.out[0].T @ by_seen[:3]
         for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
             back = matrix.T @ back.mul_(phase.cos_())
-        back = back.addmm_(network.skip.T, by_seen[:3])
+        back.addmm_(network.skip.T, by_seen[:3])
         back[: len(by_seen) - 3].add_(by_seen[3:])
         by_planes = torch.split(back.view(-1, *self.shape), list(network.model.channels))
         parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]

@@ -55,7 +55,7 @@ def optimised_rounding(
 
     `start` has whole numbers, too, those to go on from: the nearest, or what this has found before.
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
-    is of what the network and the filter compute.
+    is of what the filter computes.
     """
 
     def of_levels(levels: int) -> Recorded[tuple[Tensor, list[Tensor]]]:
