@@ -1,8 +1,8 @@
 """Adapting the filter to one picture, where that pays: descent on error / lambda + bits of the deltas.
 
-Everything before the filter is fixed by then, so a step costs two small convolutions, and it looks at a few tiles only.
-The bits of a change in training are a smooth bound; the unit of the deltas, and whether there are any, is decided by
-real bytes.
+Everything before the filter is fixed by then, so a step costs two small convolutions, and it looks at a small tile
+only. The bits of a change in training are a smooth bound; the unit of the deltas, and whether there are any, is decided
+by real bytes.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from inrcodec.synthesis import PACKED
 
 __all__ = ["adapt_filter"]
 
-STEPS = 100  # of Adam
-RATE = 1.2e-3  # first step; falls to zero
-PIXELS = 1 << 14  # in the tiles of a step, or one tile
+STEPS = 300  # of Adam: few of the changes are worth their bits, and it takes long to tell which
+RATE = 8e-4  # first step; falls to zero
+SIDE = {"cpu": 64, "cuda": 256}  # pixels along the sides of a tile: a step looks at one
 MOST = 1 << 22  # pixels in all tiles that are looked at: those of larger pictures are drawn
 EXPONENTS = (7, 8, 9)  # tried
 BITS = 4.0  # of a change by one unit
@@ -117,13 +117,15 @@ def adapt_filter(
         missing = target[0, :, rows, columns] - tile.values[tile.inside]
         return _Sample(tile.padded(), missing[None], None if weight is None else weight[:, :, rows, columns])
 
-    places = [(rows, columns) for rows, columns in tiles(target) if weight is None or weight[0, 0, rows, columns].any()]
+    side = SIDE.get(target.device.type, SIDE["cpu"])
+    places = [
+        (rows, columns) for rows, columns in tiles(target, side) if weight is None or weight[0, 0, rows, columns].any()
+    ]
     count, pixels = len(places), sum(target[0, 0, rows, columns].numel() for rows, columns in places)
     if not count:
         return None
     drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // pixels)]
     samples = list(in_parallel(partial(sample, *places[i]) for i in drawn.tolist()))
-    portion = min(len(samples), max(1, PIXELS * count // pixels))
 
     def whole(weights: synthesis.Weights) -> float:
         """Squared error of the picture, as far as the samples tell."""
@@ -145,13 +147,12 @@ def adapt_filter(
     moving = torch.cat([torch.ones_like(tensor).flatten() for tensor in start.values()])
     parts(moving)[list(start).index("filter.in_bias")][:, 1:] = 0
 
-    def step(state: State, chosen: Sequence[Sequence[Tensor]], pace: Tensor, number: Tensor) -> State:
+    def step(state: State, chosen: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
         far = state[0]
         weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
-        found = list(in_parallel(partial(_Sample(*tensors).slopes, weights, q, dtype) for tensors in chosen))
-        gradient = torch.stack([torch.cat([part.flatten() for part in slopes]) for slopes in found]).sum(0)
+        gradient = torch.cat([part.flatten() for part in _Sample(*chosen).slopes(weights, q, dtype)])
         rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
-        return adam_step(state, (gradient * (count / len(chosen) / lam) + rising) * moving, pace, number)
+        return adam_step(state, (gradient * (count / lam) + rising) * moving, pace, number)
 
     recorded = Recorded(step)
     far = torch.cat([(tensor - start[name]).flatten() for name, tensor in changed(before).items()])
@@ -159,10 +160,8 @@ def adapt_filter(
     paces = RATE * (1 - (numbers - 1) / STEPS)
     order: list[int] = []
     for turn in range(STEPS):
-        if len(order) < portion:
-            order += torch.randperm(len(samples), generator=generator).tolist()
-        chosen, order = order[:portion], order[portion:]
-        state = recorded(state, [samples[i].tensors for i in chosen], paces[turn], numbers[turn])
+        order = order or torch.randperm(len(samples), generator=generator).tolist()
+        state = recorded(state, samples[order.pop()].tensors, paces[turn], numbers[turn])
 
     changes = dict(zip(start, parts(state[0]), strict=True))
     changes["filter.in_bias"] = changes["filter.in_bias"][:, 0]

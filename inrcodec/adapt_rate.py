@@ -27,9 +27,9 @@ from inrcodec.parallel import in_parallel
 
 __all__ = ["adapt_rate"]
 
-STEPS = 60  # of Adam
+STEPS = 180  # of Adam: few of the changes are worth their bits, and it takes long to tell which
 PACE = 0.1  # of its first step, in units; falls to zero
-CELLS = 1 << 13  # of a level in a step, at most; steps take turns with them
+CELLS = 1 << 12  # of a level in a step, at most; steps take turns with them
 MOST = 1 << 17  # cells of a level that are looked at: those of larger pictures are drawn
 BITS = 4.0  # of a change by one unit
 

@@ -58,7 +58,7 @@ LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps ar
 PIXELS = 1 << 16  # per step, of a fit of the network
 QUARTERS = (0.0, 0.5, 0.25, 0.75)  # by which noise is moved from step to step
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
-STEPS_PER_PASS = 100  # of a fit, for each pass of rounding after the first: the longer the one, the longer the other
+STEPS_PER_PASS = 100  # of a fit, for each pass of rounding more than two: the longer the one, the longer the other
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
@@ -209,7 +209,7 @@ class _Fit:
 
         found = tried(self._with_deltas(), [z.round() for z in fields])
         aim = self.adapted(found)
-        for _ in range(max(1, steps // STEPS_PER_PASS)):
+        for _ in range(1 + steps // STEPS_PER_PASS):
             found = tried(aim, found)
         return found
 

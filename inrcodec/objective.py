@@ -288,9 +288,10 @@ def _of_picture(trunk: Tensor | None, at: int) -> Tensor | None:
     return None if trunk is None else trunk[at]
 
 
-def tiles(target: Tensor) -> list[tuple[slice, slice]]:
-    """Rows and columns of the tiles of pictures (B, 3, H, W)."""
+def tiles(target: Tensor, most: int | None = None) -> list[tuple[slice, slice]]:
+    """Rows and columns of the tiles of pictures (B, 3, H, W), of at most so many pixels a side."""
     side, (height, width) = TILE.get(target.device.type, TILE["cpu"]), target.shape[2:]
+    side = min(side, most or side)
     return [
         (slice(top, min(top + side, height)), slice(left, min(left + side, width)))
         for top in range(0, height, side)
