@@ -57,7 +57,8 @@ def test_every_kind_of_array_comes_back_as_that_kind(prior: Path, picture: NDArr
         assert opened.shape == array.shape and opened.dtype == array.dtype
         sample = opened.at([5.5, 3.5])
         assert sample.shape == array.shape[2:]
-        assert np.abs(sample * np.iinfo(array.dtype).max - decoded[3, 5]).max() <= 0.51
+        apart = 0.51 if array.shape[2:] in ((3,), (4,)) else 1.01  # grey is the mean of three whole numbers, rounded
+        assert np.abs(sample * np.iinfo(array.dtype).max - decoded[3, 5]).max() <= apart
         assert inrcodec.decode(data, prior=prior, scale=2).shape[:2] == (44, 74)
         assert inrcodec.decode(data, prior=prior, region=(3, 4, 10, 5), size=(7, 9)).shape[:2] == (9, 7)
 
