@@ -147,10 +147,10 @@ def adapt_filter(
     moving = torch.cat([torch.ones_like(tensor).flatten() for tensor in start.values()])
     parts(moving)[list(start).index("filter.in_bias")][:, 1:] = 0
 
-    def step(state: State, chosen: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
+    def step(state: State, tile: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
         far = state[0]
         weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
-        gradient = torch.cat([part.flatten() for part in _Sample(*chosen).slopes(weights, q, dtype)])
+        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, q, dtype)])
         rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
         return adam_step(state, (gradient * (count / lam) + rising) * moving, pace, number)
 

@@ -10,7 +10,7 @@ model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step f
 rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per level where
 that is large; step sizes and temperatures are the prior's, and change with the quality. The noise of four steps in a
 row is spread evenly, which is worth half as many steps more. Momentum made it worse. The last rounding is
-`rounding`'s: once before the filter and the rate model are adapted at the end, and more often after it.
+`rounding`'s: once before the filter and the rate model are adapted at the end, and once or more often after it.
 Several pictures are fitted together: a step is taken for all of them before the next, and a GPU that works at all
 of them at once waits less. Nothing of one depends on the others.
 
@@ -58,7 +58,7 @@ LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps ar
 PIXELS = 1 << 16  # per step, of a fit of the network
 QUARTERS = (0.0, 0.5, 0.25, 0.75)  # by which noise is moved from step to step
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
-STEPS_PER_PASS = 100  # of a fit, for each pass of rounding but two: the longer the one, the longer the other
+STEPS_PER_PASS = 100  # of a fit, for each pass of rounding after the two that any fit has
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
@@ -202,16 +202,13 @@ class _Fit:
         """Whole numbers in place of what so many steps gave, and deltas that suit them."""
         quick = _quick_type(self.aim.model.device)
 
-        def tried(aim: Aim, start: list[Tensor]) -> list[Tensor]:
+        def tried(aim: Aim, start: list[Tensor], passes: int) -> list[Tensor]:
             return optimised_rounding(
-                aim.model, fields, start, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick
+                aim.model, fields, start, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick, passes
             )
 
-        found = tried(self._with_deltas(), [z.round() for z in fields])
-        aim = self.adapted(found)
-        for _ in range(1 + steps // STEPS_PER_PASS):
-            found = tried(aim, found)
-        return found
+        found = tried(self._with_deltas(), [z.round() for z in fields], 1)
+        return tried(self.adapted(found), found, 1 + steps // STEPS_PER_PASS)
 
 
 def _whole(fields: Sequence[Tensor]) -> tuple[NDArray[np.int32], ...]:

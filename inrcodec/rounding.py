@@ -50,12 +50,13 @@ def optimised_rounding(
     weight: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
     dtype: torch.dtype = torch.float32,
+    passes: int = 1,
 ) -> list[Tensor]:
     """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W); q (1, 1) of them all.
 
     `start` has whole numbers, too, those to go on from: the nearest, or what this has found before.
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
-    is of what the filter computes.
+    is of what the filter computes. Each pass goes on from what the one before has found.
     """
 
     def of_levels(levels: int) -> Recorded[tuple[Tensor, list[Tensor]]]:
@@ -65,7 +66,10 @@ def optimised_rounding(
     by_levels = [of_levels(levels) for levels in range(most + 1)]
     slopes = Recorded(lambda tried: objective(model, tried, target, q, lam, weight, coded, dtype)[1])
     rates = Recorded(lambda tried: distributions(model, tried, q, most))
-    return by_trial(fields, start, lambda tried, levels: by_levels[levels](tried), slopes, rates)
+    found = list(start)
+    for _ in range(passes):
+        found = by_trial(fields, found, lambda tried, levels: by_levels[levels](tried), slopes, rates)
+    return found
 
 
 @torch.no_grad()
