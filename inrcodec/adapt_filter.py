@@ -26,10 +26,10 @@ from inrcodec.objective import (
     SQUARED_UNIT,
     FieldModel,
     Network,
-    Tile,
     add_convolved,
     by_tap,
     powers,
+    tile_of,
     tiles,
     within_memory,
 )
@@ -61,16 +61,16 @@ class _Sample:
 
     def error(self, weights: synthesis.Weights, q: Tensor) -> Tensor:
         """Squared error in units of 1/255."""
-        squared = self._forwards(weights, q, torch.float32)[1].square()
+        squared = self._forwards(weights, q)[1].square()
         return (squared if self.weight is None else squared * self.weight[0]).sum() * SQUARED_UNIT
 
-    def slopes(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        """The gradient of `error` by each part of the filter. `dtype` is of what the filter computes."""
-        first, out = weights["filter.in"].to(dtype), weights["filter.out"].to(dtype)
-        hidden, excess = self._forwards(weights, q, dtype)
+    def slopes(self, weights: synthesis.Weights, q: Tensor) -> list[Tensor]:
+        """The gradient of `error` by each part of the filter."""
+        first, out = weights["filter.in"], weights["filter.out"]
+        hidden, excess = self._forwards(weights, q)
         upstream = (excess if self.weight is None else excess * self.weight[0]) * (2 * SQUARED_UNIT)  # (3, h, w)
         _, rows, columns = upstream.shape
-        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2, dtype=dtype)
+        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2)
         for y, x in product(range(3), range(3)):
             by_taps[y, x, :, y : y + rows, x : x + columns] = upstream
         flat = by_taps.view(27, -1)
@@ -78,17 +78,17 @@ class _Sample:
         by_out = (flat @ samples).view(3, 3, 3, -1).permute(2, 3, 0, 1)
         back = torch.ops.aten.threshold_backward(flat.T @ by_tap(out), samples, 0)
         by_hidden = back.view(1, *hidden.shape[2:], -1).permute(0, 3, 1, 2)
-        seen, sizes = self.seen.to(dtype), [len(first)]
+        sizes = [len(first)]
         _, by_in, by_bias = torch.ops.aten.convolution_backward(
-            by_hidden, seen, first, sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+            by_hidden, self.seen, first, sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
         )
-        return [by_in.float(), by_bias.float()[:, None] * powers(q), by_out.float(), upstream.sum((1, 2))]
+        return [by_in, by_bias[:, None] * powers(q), by_out, upstream.sum((1, 2))]
 
-    def _forwards(self, weights: synthesis.Weights, q: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
-        first, out = (weights[f"filter.{part}"].to(dtype, memory_format=PACKED) for part in ("in", "out"))
+        first, out = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
         bias = weights["filter.in_bias"] @ powers(q)
-        hidden = functional.conv2d(self.seen.to(dtype), first, bias.to(dtype)).relu_()
+        hidden = functional.conv2d(self.seen, first, bias).relu_()
         start = weights["filter.out_bias"][:, None, None] - self.missing[0]
         return hidden, add_convolved(start, out, hidden[0])
 
@@ -103,17 +103,16 @@ def adapt_filter(
     generator: torch.Generator,
     weight: Tensor | None = None,
     before: FilterDeltas | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> FilterDeltas | None:
     """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay.
 
     weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. The descent goes on from the
-    changes `before`. `dtype` is of what the filter computes in a step.
+    changes `before`.
     """
     network = Network.of(model, q)
 
     def sample(rows: slice, columns: slice) -> _Sample:
-        tile = Tile(network, [z[0] for z in fields], target.shape[2:], rows, columns)
+        tile = tile_of(network, [z[0] for z in fields], target.shape[2:], rows, columns)
         missing = target[0, :, rows, columns] - tile.values[tile.inside]
         return _Sample(tile.padded(), missing[None], None if weight is None else weight[:, :, rows, columns])
 
@@ -150,7 +149,7 @@ def adapt_filter(
     def step(state: State, tile: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
         far = state[0]
         weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
-        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, q, dtype)])
+        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, q)])
         rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
         return adam_step(state, (gradient * (count / lam) + rising) * moving, pace, number)
 

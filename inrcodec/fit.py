@@ -181,11 +181,10 @@ class _Fit:
         aim, tensors = self.aim, self.prior.tensors
         if self.given.start is None:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(self.seed)
-            seen, quick = shown(nearest, aim.coded), _quick_type(aim.model.device)
-            filtered = aim.model, seen, aim.target, aim.q, aim.lam, draws, aim.weight
+            filtered = aim.model, shown(nearest, aim.coded), aim.target, aim.q, aim.lam, draws, aim.weight
             rated = aim.model, tensors, nearest, aim.q, self.seed
             # Neither depends on the other: two threads do them at once.
-            filters = in_parallel([partial(adapt_filter, *filtered, before=self.deltas.filter, dtype=quick)])
+            filters = in_parallel([partial(adapt_filter, *filtered, before=self.deltas.filter)])
             rates = in_parallel([partial(adapt_rate, *rated, before=self.deltas.rate, coded=aim.coded)])
             self.deltas = Deltas(next(filters), next(rates))
         return self._with_deltas()
@@ -200,11 +199,10 @@ class _Fit:
 
     def rounded(self, fields: list[Tensor], steps: int) -> list[Tensor]:
         """Whole numbers in place of what so many steps gave, and deltas that suit them."""
-        quick = _quick_type(self.aim.model.device)
 
         def tried(aim: Aim, start: list[Tensor], passes: int) -> list[Tensor]:
             return optimised_rounding(
-                aim.model, fields, start, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick, passes
+                aim.model, fields, start, aim.target, aim.q, aim.lam, aim.weight, aim.coded, passes
             )
 
         found = tried(self._with_deltas(), [z.round() for z in fields], 1)
@@ -272,20 +270,14 @@ def _stepped(
     least = least_gradient(aim.q) * aim.moving
     levels = zip(fields, noises, felt, strict=True)
     pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
-    rounded, quick = [value for _, value in pairs], _quick_type(aim.target.device)
-    gradients = objective(aim.model, rounded, aim.target, aim.q, aim.lam, aim.weight, aim.coded, quick)[1]
+    rounded = [value for _, value in pairs]
+    gradients = objective(aim.model, rounded, aim.target, aim.q, aim.lam, aim.weight, aim.coded)[1]
     moved = in_parallel(
         partial(_moved, pairs[i], gradient, squares[i], size[:, i], count, least[i])
         for i, gradient in enumerate(gradients)
     )
     values, means = zip(*moved, strict=True)
     return list(values), list(means)
-
-
-def _quick_type(device: torch.device) -> torch.dtype:
-    """What filters compute with in steps and rounding: bfloat16 on a CPU that has a unit for its matrices."""
-    native = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # no public name yet
-    return torch.bfloat16 if device.type == "cpu" and native() else torch.float32
 
 
 def _rounded(values: Tensor, temperature: Tensor, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from inrcodec import rate
+from inrcodec import native, rate
 from inrcodec.entropy import CAUSAL, STRIPE
 from inrcodec.graphs import forget
 from inrcodec.lattice import continuation, interpolation_matrix
@@ -61,7 +61,7 @@ IN_ROW = [sum(y == row for y, _ in CAUSAL) for row in (-2, -1, 0)]  # taps of ea
 P = ParamSpec("P")
 T = TypeVar("T")
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
-Piece = Callable[[], tuple[Tensor, list[Part]]]  # what it costs
+Piece = Callable[[], tuple[Tensor | float, list[Part]]]  # what it costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,14 +153,12 @@ def objective(
     lam: float,
     weight: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, list[Tensor]]:
     """J in bits, and its gradients, of fields in steps (B, C, h, w) for pictures (B, 3, H, W); q (1, 1) of them all.
 
-    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
-    is of what the filter computes; what it says is added up in single precision.
+    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
-    network = Network.of(model, q, dtype)
+    network = Network.of(model, q)
     gradients = [torch.zeros_like(z) for z in fields]
     by_shown = gradients if coded is None else [torch.zeros_like(z) for z in fields]
     of_tiles: list[tuple[int, Piece]] = []  # which picture, and the work
@@ -169,19 +167,20 @@ def objective(
         for rows, columns in tiles(target):
             part = None if weight is None else weight[0, :, rows, columns]
             if _counts(part):
-                piece = partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part)
+                piece: Piece = partial(_error_and_gradients, network, seen, picture, rows, columns, lam, part)
                 of_tiles.append((at, piece))
     # Other threads are at these while this one is at the trunks, which the stripes need; then at those that are left.
     first = _started(of_tiles[: len(of_tiles) // 2])
     trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
-    by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
+    by_trunks, rates = [torch.zeros_like(trunk) for trunk in trunks], _compiled_rates(model, q)
     of_stripes: list[tuple[int, Piece]] = []
     for at, (level, values) in product(range(len(target)), enumerate(fields)):
         above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
         for top in range(0, values.shape[2], STRIPE):
             mask = None if coded is None else coded[level].mask[top : top + STRIPE]
             if _counts(mask):
-                of_stripes.append((at, partial(_bits_and_gradients, model, level, q, values[at], top, above, mask)))
+                piece = partial(_bits_and_gradients, model, level, q, values[at], top, above, mask, rates)
+                of_stripes.append((at, piece))
     stripes, last = _started(of_stripes), _started(of_tiles[len(of_tiles) // 2 :])
     total = target.new_zeros(()) + _summed(first, by_shown) + _summed(stripes, gradients)
     for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
@@ -198,12 +197,12 @@ def _counts(plane: Tensor | None) -> bool:
     return plane is None or plane.device.type != "cpu" or bool(plane.any())
 
 
-def _started(pieces: Sequence[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[Tensor, list[Part]]]]:
+def _started(pieces: Sequence[tuple[int, Piece]]) -> Iterator[tuple[int, tuple[Tensor | float, list[Part]]]]:
     """The number of each piece's picture, and what the piece gives; threads begin with them now."""
     return zip([at for at, _ in pieces], in_parallel([piece for _, piece in pieces]), strict=True)
 
 
-def _summed(found: Iterator[tuple[int, tuple[Tensor, list[Part]]]], sums: Sequence[Tensor]) -> Tensor | float:
+def _summed(found: Iterator[tuple[int, tuple[Tensor | float, list[Part]]]], sums: Sequence[Tensor]) -> Tensor | float:
     """The sum of what pieces cost; their gradients are added to those by the fields (B, C, h, w)."""
     total: Tensor | float = 0.0
     for at, (cost, parts) in found:
@@ -223,10 +222,9 @@ def costs(
     levels: int,
     weight: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, list[Tensor]]:
     """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
-    network = Network.of(model, q, dtype)
+    network = Network.of(model, q)
     error = target.new_zeros(target[:, 0].shape)
     bits = [z.new_zeros(z[:, 0].shape) for z in fields[:levels]]
     seen = shown(fields, coded)
@@ -234,7 +232,7 @@ def costs(
     def of_tile(at: int, rows: slice, columns: slice) -> None:
         if not _counts(None if weight is None else weight[0, 0, rows, columns]):
             return
-        tile = Tile(network, [z[at] for z in seen], target.shape[2:], rows, columns)
+        tile = tile_of(network, [z[at] for z in seen], target.shape[2:], rows, columns)
         squared = (tile.picture() - target[at, :, rows, columns]).square_().sum(0)
         if weight is not None:
             squared *= weight[0, 0, rows, columns]
@@ -242,14 +240,17 @@ def costs(
 
     found = in_parallel([partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)])
     trunks = rate.trunks(model.weights, fields)  # in this thread, while others are at the tiles
+    rates = _compiled_rates(model, q)
 
     def of_stripe(at: int, level: int, top: int) -> None:
         mask = None if coded is None else coded[level].mask[top : top + STRIPE]
         if not _counts(mask):
             return
-        for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, _of_picture(trunks[level], at)):
-            mean, log_scale = cells.distributions()
-            bits[level][at, rows] = cells.plane(rate.laplace_bits(cells.values - mean, log_scale).sum(0))
+        values = fields[level][at, :, top : top + STRIPE]
+        mean, log_scale = _stripe_distributions(
+            model, level, q, fields[level][at], top, _of_picture(trunks[level], at), rates
+        )
+        bits[level][at, top : top + STRIPE] = rate.laplace_bits(values - mean, log_scale).sum(0)
         if mask is not None:
             bits[level][at, top : top + STRIPE].mul_(mask)
 
@@ -262,12 +263,12 @@ def costs(
 def distributions(model: FieldModel, fields: Sequence[Tensor], q: Tensor, levels: int) -> list[tuple[Tensor, Tensor]]:
     """`rate.distributions` of the finest `levels` of fields (B, C, h, w); q (1, 1) of them all."""
     trunks = rate.trunks(model.weights, fields)
-    planes = [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]]
+    planes, rates = [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]], _compiled_rates(model, q)
 
     def of_stripe(at: int, level: int, top: int) -> None:
-        for rows, cells in _stripe_cells(model, level, q, fields[level][at], top, _of_picture(trunks[level], at)):
-            for plane, samples in zip(planes[level], cells.distributions(), strict=True):
-                plane[at, :, rows] = cells.plane(samples)
+        found = _stripe_distributions(model, level, q, fields[level][at], top, _of_picture(trunks[level], at), rates)
+        for plane, samples in zip(planes[level], found, strict=True):
+            plane[at, :, top : top + STRIPE] = samples
 
     for _ in in_parallel(_at_stripes(of_stripe, fields[:levels])):
         pass
@@ -313,8 +314,8 @@ class Network:
     back: tuple[Tensor, Tensor]  # kernels of their gradients, second layer first
 
     @classmethod
-    def of(cls, model: FieldModel, q: Tensor, dtype: torch.dtype = torch.float32) -> Network:
-        """The model's, with the filter of a type."""
+    def of(cls, model: FieldModel, q: Tensor) -> Network:
+        """The model's."""
         weights, omegas = model.weights, model.omegas
         condition = powers(q)[1:]
         steps = torch.split(gains(weights, q)[0, :, None, None], list(model.channels))
@@ -324,7 +325,7 @@ class Network:
             if not i:
                 matrix, bias = matrix[:, :-2], bias + matrix[:, -2:] @ condition
             layers.append((omega * matrix, omega * bias[:, None]))
-        first, second = (weights[f"filter.{part}"].to(dtype, memory_format=PACKED) for part in ("in", "out"))
+        first, second = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
         bias = weights["filter.in_bias"] @ powers(q)
         by_out, by_in = (k.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED) for k in (second, first))
         return cls(
@@ -333,10 +334,29 @@ class Network:
             tuple(layers),
             (weights[last + "weight"], weights[last + "bias"][:, None]),
             weights["skip.weight"],
-            (first, bias.to(dtype)),
+            (first, bias),
             (second, weights["filter.out_bias"][:, None, None]),
             (by_out, by_in),
         )
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """What `native` wants."""
+        wholes = [torch.cat([self.out[0], self.skip], 1), self.out[1][:, 0]]
+        forwards = [part for matrix, bias in self.layers for part in (matrix, bias[:, 0])] + wholes
+        first, *others = (matrix.T for matrix, _ in self.layers)
+        backwards = [self.out[0].T, *reversed(others), torch.cat([first, self.skip.T], 1)]
+        kernels = self.filter[0], self.last[0], *self.back
+        return Compiled(*([part.contiguous() for part in parts] for parts in (forwards, backwards, kernels)))
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A network as `native` wants it."""
+
+    forwards: list[Tensor]
+    backwards: list[Tensor]
+    kernels: list[Tensor]  # of the filter's layers, and of their gradients, second layer first
 
 
 @lru_cache(maxsize=4096)
@@ -387,17 +407,21 @@ class Tile:
                 self.places.append((over_rows, down, over_columns, across))
             else:
                 planes.append(step * values[:, self.rows, self.columns])
-        x = torch.cat(planes).flatten(1)  # (C, n)
-        h, self.phases = x, list[Tensor]()
+        self.x = torch.cat(planes).flatten(1)  # (C, n)
+        values = self._sines().view(3, *self.shape)
+        self.values = values
+        """What the SIREN says, (3, rows, columns)."""
+        count = network.filter[0].shape[1] - 3
+        self.seen = torch.cat([values, self.x[:count].view(count, *self.shape)])[None]
+        """What the filter looks at, (1, C, rows, columns)."""
+
+    def _sines(self) -> Tensor:
+        """What the SIREN makes of `x`, (3, n)."""
+        network, h, self.phases = self.network, self.x, list[Tensor]()
         for matrix, bias in network.layers:
             self.phases.append(torch.addmm(bias, matrix, h))
             h = torch.sin(self.phases[-1])
-        values = torch.addmm(network.out[1], network.skip, x).add_(network.out[0] @ h)  # (3, n)
-        self.values = values.view(3, *self.shape)
-        """What the SIREN says, (3, rows, columns)."""
-        seen = torch.cat([values, x[: network.filter[0].shape[1] - 3]]).view(1, -1, *self.shape)
-        self.seen = seen.contiguous(memory_format=PACKED)
-        """What the filter looks at, (1, C, rows, columns)."""
+        return torch.addmm(network.out[1], network.skip, self.x).add_(network.out[0] @ h)
 
     def padded(self) -> Tensor:
         """`seen` and, beyond the picture, its outermost pixels, (1, C, rows + 4, columns + 4) of the tile itself."""
@@ -405,33 +429,73 @@ class Tile:
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
-        seen = self.padded().to(self.network.filter[0].dtype)
+        seen = self.padded().contiguous(memory_format=PACKED)
         self.hidden = functional.conv2d(seen, *self.network.filter).relu_()  # (1, features, rows + 2, ...)
         kernel, bias = self.network.last
         return add_convolved(self.values[self.inside] + bias, kernel, self.hidden[0])
 
     def backward(self, upstream: Tensor) -> list[Part]:
         """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
-        network = self.network
-        wide = upstream[None].to(self.hidden.dtype, memory_format=PACKED)
-        by_hidden = functional.conv2d(wide, network.back[0], padding=2)
-        by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
-        by_seen = functional.conv2d(by_hidden, network.back[1], padding=2)[0].float()
+        by_seen = self._through_filter(upstream)
         if any(self.margins):
             by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
         by_seen[:3][self.inside].add_(upstream)
         by_seen = by_seen.flatten(1)
-        back = network.out[0].T @ by_seen[:3]
-        for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
-            back = matrix.T @ back.mul_(phase.cos_())
-        back.addmm_(network.skip.T, by_seen[:3])
+        back = self._through_sines(by_seen[:3])
         back[: len(by_seen) - 3].add_(by_seen[3:])
-        by_planes = torch.split(back.view(-1, *self.shape), list(network.model.channels))
-        parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]
+        steps = self.network.steps
+        by_planes = torch.split(back.view(-1, *self.shape), list(self.network.model.channels))
+        parts: list[Part] = [(0, self.rows, self.columns, steps[0] * by_planes[0])]
         for level, (over_rows, down, over_columns, across) in enumerate(self.places, start=1):
-            gradient = network.steps[level] * (down.T @ by_planes[level] @ across)
+            gradient = steps[level] * (down.T @ by_planes[level] @ across)
             parts.append((level, over_rows, over_columns, gradient))
         return parts
+
+    def _through_filter(self, upstream: Tensor) -> Tensor:
+        """The gradient by `padded`, (C, rows + 4, columns + 4), given that by the picture."""
+        by_out, by_in = self.network.back
+        by_hidden = functional.conv2d(upstream[None].contiguous(memory_format=PACKED), by_out, padding=2)
+        by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
+        return functional.conv2d(by_hidden, by_in, padding=2)[0]
+
+    def _through_sines(self, by_values: Tensor) -> Tensor:
+        """The gradient by `x`, (C, n), given that by what the SIREN has said, (3, n)."""
+        network = self.network
+        back = network.out[0].T @ by_values
+        for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
+            back = matrix.T @ back.mul_(phase.cos_())
+        return back.addmm_(network.skip.T, by_values)
+
+
+class CompiledTile(Tile):
+    """A tile whose layers `native` computes."""
+
+    def _sines(self) -> Tensor:
+        values, self.cosines = native.sines(self.x, self.network.compiled.forwards)
+        return values
+
+    def picture(self) -> Tensor:
+        """The tile of the picture, (3, rows, columns)."""
+        network, kernels = self.network, self.network.compiled.kernels
+        self.hidden = native.convolved(self.padded()[0], kernels[0], network.filter[1], rectified=True)
+        return native.convolved(self.hidden, kernels[1], network.last[1].flatten()).add_(self.values[self.inside])
+
+    def _through_filter(self, upstream: Tensor) -> Tensor:
+        by_out, by_in = self.network.compiled.kernels[2:]
+        features, rows, columns = self.hidden.shape
+        by_hidden = upstream.new_zeros(features, rows + 4, columns + 4)
+        inside = by_hidden[:, 2:-2, 2:-2]
+        native.convolved(functional.pad(upstream, (2, 2, 2, 2)), by_out, kept=self.hidden, out=inside)
+        return native.convolved(by_hidden, by_in)
+
+    def _through_sines(self, by_values: Tensor) -> Tensor:
+        return native.sines_backward(by_values, self.network.compiled.backwards, self.cosines)
+
+
+def tile_of(network: Network, fields: Sequence[Tensor], shape: Sequence[int], rows: slice, columns: slice) -> Tile:
+    """The tile at rows and columns of a picture of given height and width, compiled if possible."""
+    kind = CompiledTile if native.available(fields[0].device) else Tile
+    return kind(network, fields, shape, rows, columns)
 
 
 def powers(q: Tensor) -> Tensor:
@@ -447,10 +511,8 @@ def by_tap(kernel: Tensor) -> Tensor:
 def add_convolved(found: Tensor, kernel: Tensor, planes: Tensor) -> Tensor:
     """What a 3x3 kernel (C, features, 3, 3) makes of planes (features, h + 2, w + 2), added to (C, h, w).
 
-    In single precision one product and shifted sums are faster than a convolution with few outputs.
+    One product and shifted sums are faster than a convolution with few outputs.
     """
-    if kernel.dtype != torch.float32:
-        return found.add_(functional.conv2d(planes[None], kernel)[0])
     rows, columns = found.shape[1:]
     samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
     taps = (by_tap(kernel) @ samples.T).view(9, -1, *planes.shape[1:])
@@ -467,9 +529,9 @@ def _error_and_gradients(
     columns: slice,
     lam: float,
     weight: Tensor | None,
-) -> tuple[Tensor, list[Part]]:
+) -> tuple[Tensor | float, list[Part]]:
     """Weighted error of a tile of a picture (3, H, W) over lambda, and its gradients by the fields (C, h, w)."""
-    tile = Tile(network, fields, target.shape[1:], rows, columns)
+    tile = tile_of(network, fields, target.shape[1:], rows, columns)
     missing = tile.picture() - target[:, rows, columns]
     weighted = missing if weight is None else missing * weight
     return (missing * weighted).sum() * (SQUARED_UNIT / lam), tile.backward(weighted * (2 * SQUARED_UNIT / lam))
@@ -507,6 +569,36 @@ def _stripe_cells(
         yield slice(top + start, top + stop), cells
 
 
+def _compiled_rates(model: FieldModel, q: Tensor) -> list[native.Rate] | None:
+    """The rate models of all levels as `native` wants them, if it is there."""
+    if not native.available(model.device):
+        return None
+    biases = [model.weights[f"rate.{level}.bias"] @ powers(q) for level in range(len(model.channels))]
+    return [native.Rate.of(model.weights, level, bias) for level, bias in enumerate(biases)]
+
+
+def _stripe_distributions(
+    model: FieldModel,
+    level: int,
+    q: Tensor,
+    values: Tensor,
+    top: int,
+    trunk: Tensor | None,
+    rates: Sequence[native.Rate] | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and log scale (C, rows, w) of the stripe of a level's values (C, h, w) that begins at a row."""
+    own = values[:, top : top + STRIPE]
+    if rates:
+        half = slice(top // 2, (top + own.shape[1] + 1) // 2)
+        return rates[level].distributions(own, None if trunk is None else trunk[:, half])
+    mean, log_scale = torch.empty_like(own), torch.empty_like(own)
+    for rows, cells in _stripe_cells(model, level, q, values, top, trunk):
+        inside = slice(rows.start - top, rows.stop - top)
+        for plane, samples in zip((mean, log_scale), cells.distributions(), strict=True):
+            plane[:, inside] = cells.plane(samples)
+    return mean, log_scale
+
+
 def _bits_and_gradients(
     model: FieldModel,
     level: int,
@@ -515,7 +607,8 @@ def _bits_and_gradients(
     top: int,
     above: tuple[Tensor, Tensor] | None,
     mask: Tensor | None,
-) -> tuple[Tensor, list[Part]]:
+    rates: Sequence[native.Rate] | None,
+) -> tuple[Tensor | float, list[Part]]:
     """Bits of a stripe of a level's values (C, h, w), and its gradients by them.
 
     above: the trunk (features, ceil(h / 2), ceil(w / 2)) and its gradient, which is written. mask: 0 where the stripe's
@@ -523,6 +616,11 @@ def _bits_and_gradients(
     """
     own = values[:, top : top + STRIPE]
     height, width = own.shape[1:]
+    place = slice(top, top + height), slice(0, width)
+    if rates:
+        by_values, half = torch.zeros_like(own), slice(top // 2, (top + height + 1) // 2)
+        trunk, by_trunk = (None, None) if above is None else (above[0][:, half], above[1][:, half])
+        return rates[level].gradients(own, trunk, mask, by_values, by_trunk), [(level, *place, by_values)]
     gradient = torch.zeros_like(_padded(own))
     bits = []
     for rows, cells in _stripe_cells(model, level, q, values, top, None if above is None else above[0]):
@@ -539,7 +637,7 @@ def _bits_and_gradients(
             above[1][:, rows.start // 2 : (rows.stop + 1) // 2] = by_trunk
         bits.append(cost.sum())
     inside = gradient[:, 2 : 2 + height, 2 : 2 + width]
-    return torch.stack(bits).sum(), [(level, slice(top, top + height), slice(0, width), inside)]
+    return torch.stack(bits).sum(), [(level, *place, inside)]
 
 
 def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -49,22 +49,21 @@ def optimised_rounding(
     lam: float,
     weight: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
-    dtype: torch.dtype = torch.float32,
     passes: int = 1,
 ) -> list[Tensor]:
     """Whole numbers, shaped like the fields (B, C, h, w), for pictures (B, 3, H, W); q (1, 1) of them all.
 
     `start` has whole numbers, too, those to go on from: the nearest, or what this has found before.
-    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. `dtype`
-    is of what the filter computes. Each pass goes on from what the one before has found.
+    weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero. Each
+    pass goes on from what the one before has found.
     """
 
     def of_levels(levels: int) -> Recorded[tuple[Tensor, list[Tensor]]]:
-        return Recorded(lambda tried: costs(model, tried, target, q, lam, levels, weight, coded, dtype))
+        return Recorded(lambda tried: costs(model, tried, target, q, lam, levels, weight, coded))
 
     most = 1 + max(level for level, _ in TRIES)
     by_levels = [of_levels(levels) for levels in range(most + 1)]
-    slopes = Recorded(lambda tried: objective(model, tried, target, q, lam, weight, coded, dtype)[1])
+    slopes = Recorded(lambda tried: objective(model, tried, target, q, lam, weight, coded)[1])
     rates = Recorded(lambda tried: distributions(model, tried, q, most))
     found = list(start)
     for _ in range(passes):

@@ -11,7 +11,7 @@ import pytest
 import inrcodec
 
 FLOORS = (
-    {"adam", "errors", "graphs", "grid", "metrics", "options", "parallel"},
+    {"adam", "errors", "graphs", "grid", "metrics", "native", "options", "parallel"},
     {"allocation", "bitstream", "entropy", "image", "lattice", "siren"},
     {"alpha", "dataset", "deltas", "guess", "maml", "prior", "rate", "render", "synthesis", "target"},
     {"adapt_filter", "adapt_rate", "analysis", "fit", "objective", "processes", "prune", "rounding", "spacing"},

@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
+from inrcodec import native
 from inrcodec import objective as module
 from inrcodec.lattice import continued, field_shapes, visible_cells
 from inrcodec.objective import Coded, FieldModel, costs, objective, within_memory
@@ -11,6 +12,15 @@ from inrcodec.rate import distributions, laplace_bits, rate
 from inrcodec.synthesis import synthesize
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["compiled", "plain"], autouse=True)
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tests of this file hold with and without what a C compiler has made."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "_kernels", None)
+    elif not native.available(CPU):
+        pytest.skip("there was no C compiler when the package was installed")
 
 
 def random_fields(height: int, width: int, batch: int = 1) -> list[torch.Tensor]:
@@ -94,17 +104,6 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert float(whole) == pytest.approx(float(pieces), rel=1e-5)
     for a, b in zip(expected, found, strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
-
-
-def test_half_precision_points_the_same_way() -> None:
-    model = FieldModel(field_weights(), OMEGAS, CHANNELS)
-    fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
-    exact, expected = objective(model, fields, target, q, 300.0)
-    near, found = objective(model, fields, target, q, 300.0, dtype=torch.bfloat16)
-    assert float(near) == pytest.approx(float(exact), rel=0.01)
-    for a, b in zip(expected, found, strict=True):
-        assert b.dtype == torch.float32
-        assert torch.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.999
 
 
 def test_threads_change_nothing() -> None:

@@ -1,0 +1,22 @@
+"""What `_kernels.c` makes; `native` says what the arrays are. ValueError for arrays of another type or shape."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+def siren(x: Floats, layers: tuple[Floats, ...], values: Floats, cosines: Floats, /) -> None: ...
+def siren_backward(by_values: Floats, layers: tuple[Floats, ...], cosines: Floats, by_x: Floats, /) -> None: ...
+def convolve(
+    planes: Floats, kernel: Floats, bias: Floats | None, kept: Floats | None, rectified: bool, out: Floats, /
+) -> None: ...
+def rate(
+    values: Floats,
+    trunk: Floats | None,
+    parts: tuple[Floats, ...],
+    mask: Floats | None,
+    gradients: bool,
+    by_values_or_mean: Floats,
+    by_trunk_or_log_scale: Floats | None,
+    /,
+) -> float: ...

@@ -1,0 +1,17 @@
+"""The one part of the build that pyproject.toml cannot say: what is compiled, if there is a C compiler."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "inrcodec._kernels",
+            ["inrcodec/_kernels.c"],
+            libraries=["m"],  # with glibc its vector functions, too
+            extra_compile_args=["-O3", "-ffast-math"],
+            optional=True,  # without it a CPU fits two to three times as long
+            py_limited_api=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -1,0 +1,97 @@
+"""What is compiled says what PyTorch says, and refuses arrays that it could not read safely."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from inrcodec import native
+
+try:
+    from inrcodec import _kernels
+except ModuleNotFoundError:
+    pytest.skip("there was no C compiler when the package was installed", allow_module_level=True)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+@pytest.mark.parametrize("places", [1, 15, 16, 17, 300])
+@pytest.mark.parametrize("units", [(5,), (8, 3), (4, 6, 2)])
+def test_sines_and_their_gradient(places: int, units: tuple[int, ...]) -> None:
+    x = (3 * random(7, places)).requires_grad_()
+    sizes = [7, *units]
+    pairs = [(random(rows, inner), random(rows)) for inner, rows in zip(sizes, units, strict=False)]
+    out, skip, bias = random(3, units[-1]), random(3, 7, seed=1), random(3)
+    h = x
+    for matrix, shift in pairs:
+        h = torch.sin(matrix @ h + shift[:, None])
+    expected = out @ h + skip @ x + bias[:, None]
+    upstream = random(3, places)
+    (by_x,) = torch.autograd.grad(expected, x, upstream)
+
+    forwards = [part for pair in pairs for part in pair] + [torch.cat([out, skip], 1), bias]
+    values, cosines = native.sines(x.detach(), forwards)
+    assert torch.allclose(values, expected.detach(), atol=1e-4)
+    backwards = [out.T, *(matrix.T for matrix, _ in pairs[:0:-1]), torch.cat([pairs[0][0].T, skip.T], 1)]
+    found = native.sines_backward(upstream, [matrix.contiguous() for matrix in backwards], cosines)
+    assert torch.allclose(found, by_x, atol=1e-4 * float(by_x.abs().max()))
+
+
+def test_sines_of_large_angles() -> None:
+    x = torch.linspace(-500, 500, 997)[None]
+    one = torch.ones(1, 1), torch.zeros(1)
+    values, cosines = native.sines(x, [*one, torch.tensor([[1.0, 0.0]]), torch.zeros(1)])
+    assert torch.allclose(values, x.double().sin().float(), atol=1e-4)
+    assert torch.allclose(cosines, x.double().cos().float(), atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 5, 16, 18, 83])
+@pytest.mark.parametrize("features", [1, 2, 3, 7])
+def test_convolutions(width: int, features: int) -> None:
+    planes, kernel, bias = random(4, 11, width + 2), random(features, 4, 3, 3), random(features)
+    expected = functional.conv2d(planes[None], kernel, bias)[0]
+    assert torch.allclose(native.convolved(planes, kernel, bias), expected, atol=1e-4)
+    assert torch.allclose(native.convolved(planes, kernel, bias, rectified=True), expected.relu(), atol=1e-4)
+    kept = random(*expected.shape, seed=1)
+    where = native.convolved(planes, kernel, kept=kept)
+    assert torch.allclose(where, (expected - bias[:, None, None]) * (kept > 0), atol=1e-4)
+    whole = torch.full((features, 11, width + 4), 7.0)
+    native.convolved(planes[:, :, :], kernel, bias, out=whole[:, 1:-1, 2:-2])
+    assert torch.allclose(whole[:, 1:-1, 2:-2], expected, atol=1e-4)
+    assert (whole[:, 0] == 7).all() and (whole[:, :, :2] == 7).all() and (whole[:, :, -2:] == 7).all()
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    planes, kernel, out = (
+        np.zeros((4, 6, 9), np.float32),
+        np.zeros((2, 4, 3, 3), np.float32),
+        np.zeros((2, 4, 7), np.float32),
+    )
+    _kernels.convolve(planes, kernel, None, None, False, out)
+    refused = [
+        (planes.astype(np.float64), kernel, out),
+        (planes[0], kernel, out),
+        (planes[:, :, ::2], kernel, out),
+        (planes[:3], kernel, out),
+        (planes, kernel[:, :, :2], out),
+        (planes, kernel, out[:, :, :6]),
+        (planes, kernel, out[:1]),
+    ]
+    for a, b, c in refused:
+        with pytest.raises(ValueError, match="expected"):
+            _kernels.convolve(a, b, None, None, False, c)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        _kernels.convolve(planes, kernel, None, None, False, out)
+    x, layers = np.zeros((3, 5), np.float32), [np.zeros((2, 3)), np.zeros(2), np.zeros((3, 5)), np.zeros(3)]
+    parts = tuple(part.astype(np.float32) for part in layers)
+    _kernels.siren(x, parts, np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32))
+    with pytest.raises(ValueError, match="expected size 5, found 4"):
+        _kernels.siren(x, parts, np.zeros((3, 5), np.float32), np.zeros((2, 4), np.float32))
+    with pytest.raises(ValueError, match="layers"):
+        _kernels.siren(x, parts[:2], np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32))
+    with pytest.raises(ValueError, match="expected 11 arrays"):
+        _kernels.rate(planes, None, parts, None, False, planes.copy(), planes.copy())
