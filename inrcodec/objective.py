@@ -347,16 +347,16 @@ class Network:
         first, *others = (matrix.T for matrix, _ in self.layers)
         backwards = [self.out[0].T, *reversed(others), torch.cat([first, self.skip.T], 1)]
         kernels = self.filter[0], self.last[0], *self.back
-        return Compiled(*([part.contiguous() for part in parts] for parts in (forwards, backwards, kernels)))
+        return Compiled(*([part.contiguous().numpy() for part in parts] for parts in (forwards, backwards, kernels)))
 
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
     """A network as `native` wants it."""
 
-    forwards: list[Tensor]
-    backwards: list[Tensor]
-    kernels: list[Tensor]  # of the filter's layers, and of their gradients, second layer first
+    forwards: list[native.Floats]
+    backwards: list[native.Floats]
+    kernels: list[native.Floats]  # of the filter's layers, and of their gradients, second layer first
 
 
 @lru_cache(maxsize=4096)
@@ -471,30 +471,37 @@ class CompiledTile(Tile):
     """A tile whose layers `native` computes."""
 
     def _sines(self) -> Tensor:
-        values, self.cosines = native.sines(self.x, self.network.compiled.forwards)
-        return values
+        values, self.cosines = native.sines(self.x.numpy(), self.network.compiled.forwards)
+        return torch.from_numpy(values)
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
-        network, kernels = self.network, self.network.compiled.kernels
-        self.hidden = native.convolved(self.padded()[0], kernels[0], network.filter[1], rectified=True)
-        return native.convolved(self.hidden, kernels[1], network.last[1].flatten()).add_(self.values[self.inside])
+        kernels, biases = self.network.compiled.kernels, (self.network.filter[1], self.network.last[1].flatten())
+        first, last = (bias.numpy() for bias in biases)
+        self.rectified = native.convolved(self.padded()[0].numpy(), kernels[0], first, rectified=True)
+        return torch.from_numpy(native.convolved(self.rectified, kernels[1], last)).add_(self.values[self.inside])
 
     def _through_filter(self, upstream: Tensor) -> Tensor:
         by_out, by_in = self.network.compiled.kernels[2:]
-        features, rows, columns = self.hidden.shape
-        by_hidden = upstream.new_zeros(features, rows + 4, columns + 4)
-        inside = by_hidden[:, 2:-2, 2:-2]
-        native.convolved(functional.pad(upstream, (2, 2, 2, 2)), by_out, kept=self.hidden, out=inside)
-        return native.convolved(by_hidden, by_in)
+        features, rows, columns = self.rectified.shape
+        by_hidden = np.empty((features, rows + 4, columns + 4), np.float32)
+        by_hidden[:, :2] = by_hidden[:, -2:] = by_hidden[..., :2] = by_hidden[..., -2:] = 0
+        wide = functional.pad(upstream, (2, 2, 2, 2)).numpy()
+        native.convolved(wide, by_out, kept=self.rectified, out=by_hidden[:, 2:-2, 2:-2])
+        return torch.from_numpy(native.convolved(by_hidden, by_in))
 
     def _through_sines(self, by_values: Tensor) -> Tensor:
-        return native.sines_backward(by_values, self.network.compiled.backwards, self.cosines)
+        return torch.from_numpy(native.sines_backward(by_values.numpy(), self.network.compiled.backwards, self.cosines))
+
+
+def _compiled(device: torch.device) -> bool:
+    """Whether what lies on a device is `native`'s."""
+    return device.type == "cpu" and native.available()
 
 
 def tile_of(network: Network, fields: Sequence[Tensor], shape: Sequence[int], rows: slice, columns: slice) -> Tile:
     """The tile at rows and columns of a picture of given height and width, compiled if possible."""
-    kind = CompiledTile if native.available(fields[0].device) else Tile
+    kind = CompiledTile if _compiled(fields[0].device) else Tile
     return kind(network, fields, shape, rows, columns)
 
 
@@ -571,10 +578,11 @@ def _stripe_cells(
 
 def _compiled_rates(model: FieldModel, q: Tensor) -> list[native.Rate] | None:
     """The rate models of all levels as `native` wants them, if it is there."""
-    if not native.available(model.device):
+    if not _compiled(model.device):
         return None
-    biases = [model.weights[f"rate.{level}.bias"] @ powers(q) for level in range(len(model.channels))]
-    return [native.Rate.of(model.weights, level, bias) for level, bias in enumerate(biases)]
+    weights = {name: part.numpy() for name, part in model.weights.items() if name.startswith("rate.")}
+    biases = [weights[f"rate.{level}.bias"] @ powers(q).numpy() for level in range(len(model.channels))]
+    return [native.Rate.of(weights, level, bias) for level, bias in enumerate(biases)]
 
 
 def _stripe_distributions(
@@ -590,7 +598,8 @@ def _stripe_distributions(
     own = values[:, top : top + STRIPE]
     if rates:
         half = slice(top // 2, (top + own.shape[1] + 1) // 2)
-        return rates[level].distributions(own, None if trunk is None else trunk[:, half])
+        found = rates[level].distributions(own.numpy(), None if trunk is None else trunk[:, half].numpy())
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     mean, log_scale = torch.empty_like(own), torch.empty_like(own)
     for rows, cells in _stripe_cells(model, level, q, values, top, trunk):
         inside = slice(rows.start - top, rows.stop - top)
@@ -618,16 +627,18 @@ def _bits_and_gradients(
     height, width = own.shape[1:]
     place = slice(top, top + height), slice(0, width)
     if rates:
-        by_values, half = torch.zeros_like(own), slice(top // 2, (top + height + 1) // 2)
-        trunk, by_trunk = (None, None) if above is None else (above[0][:, half], above[1][:, half])
-        return rates[level].gradients(own, trunk, mask, by_values, by_trunk), [(level, *place, by_values)]
+        half, by_own = slice(top // 2, (top + height + 1) // 2), torch.zeros_like(own)
+        trunks = (None, None) if above is None else (above[0][:, half].numpy(), above[1][:, half].numpy())
+        counts = None if mask is None else mask.numpy()
+        cost = rates[level].gradients(own.numpy(), trunks[0], counts, by_own.numpy(), trunks[1])
+        return cost, [(level, *place, by_own)]
     gradient = torch.zeros_like(_padded(own))
     bits = []
     for rows, cells in _stripe_cells(model, level, q, values, top, None if above is None else above[0]):
         mean, log_scale = cells.distributions()
-        cost, by_offset, by_log_scale = laplace(cells.values - mean, log_scale)
+        own_bits, by_offset, by_log_scale = laplace(cells.values - mean, log_scale)
         counted = None if mask is None else cells.phased(mask)
-        for whole in (cost, by_offset, by_log_scale):
+        for whole in (own_bits, by_offset, by_log_scale):
             if counted is None:
                 cells.clear_uneven(whole)
             else:
@@ -635,7 +646,7 @@ def _bits_and_gradients(
         by_trunk = cells.backward(by_offset, by_log_scale, gradient)
         if above is not None and by_trunk is not None:
             above[1][:, rows.start // 2 : (rows.stop + 1) // 2] = by_trunk
-        bits.append(cost.sum())
+        bits.append(own_bits.sum())
     inside = gradient[:, 2 : 2 + height, 2 : 2 + width]
     return torch.stack(bits).sum(), [(level, *place, inside)]
 

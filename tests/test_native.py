@@ -14,6 +14,13 @@ except ModuleNotFoundError:
     pytest.skip("there was no C compiler when the package was installed", allow_module_level=True)
 
 
+def convolved(planes: Tensor, kernel: Tensor, *, out: Tensor | None = None, **others: Tensor | bool) -> Tensor:
+    """`native.convolved` of tensors."""
+    given = {name: other.numpy() if isinstance(other, Tensor) else other for name, other in others.items()}
+    into = None if out is None else out.numpy()
+    return torch.from_numpy(native.convolved(planes.numpy(), kernel.numpy(), out=into, **given))  # type: ignore[arg-type]
+
+
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
@@ -33,19 +40,20 @@ def test_sines_and_their_gradient(places: int, units: tuple[int, ...]) -> None:
     (by_x,) = torch.autograd.grad(expected, x, upstream)
 
     forwards = [part for pair in pairs for part in pair] + [torch.cat([out, skip], 1), bias]
-    values, cosines = native.sines(x.detach(), forwards)
-    assert torch.allclose(values, expected.detach(), atol=1e-4)
+    values, cosines = native.sines(x.detach().numpy(), [part.numpy() for part in forwards])
+    assert np.allclose(values, expected.detach(), atol=1e-4)
     backwards = [out.T, *(matrix.T for matrix, _ in pairs[:0:-1]), torch.cat([pairs[0][0].T, skip.T], 1)]
-    found = native.sines_backward(upstream, [matrix.contiguous() for matrix in backwards], cosines)
-    assert torch.allclose(found, by_x, atol=1e-4 * float(by_x.abs().max()))
+    found = native.sines_backward(upstream.numpy(), [matrix.contiguous().numpy() for matrix in backwards], cosines)
+    assert np.allclose(found, by_x, atol=1e-4 * float(by_x.abs().max()))
 
 
 def test_sines_of_large_angles() -> None:
-    x = torch.linspace(-500, 500, 997)[None]
-    one = torch.ones(1, 1), torch.zeros(1)
-    values, cosines = native.sines(x, [*one, torch.tensor([[1.0, 0.0]]), torch.zeros(1)])
-    assert torch.allclose(values, x.double().sin().float(), atol=1e-4)
-    assert torch.allclose(cosines, x.double().cos().float(), atol=1e-4)
+    x = np.linspace(-500, 500, 997, dtype=np.float32)[None]
+    zero = np.zeros(1, np.float32)
+    layers = [np.ones((1, 1), np.float32), zero, np.array([[1, 0]], np.float32), zero]
+    values, cosines = native.sines(x, layers)
+    assert np.allclose(values, np.sin(x.astype(float)), atol=1e-4)
+    assert np.allclose(cosines, np.cos(x.astype(float)), atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 5, 16, 18, 83])
@@ -53,13 +61,13 @@ def test_sines_of_large_angles() -> None:
 def test_convolutions(width: int, features: int) -> None:
     planes, kernel, bias = random(4, 11, width + 2), random(features, 4, 3, 3), random(features)
     expected = functional.conv2d(planes[None], kernel, bias)[0]
-    assert torch.allclose(native.convolved(planes, kernel, bias), expected, atol=1e-4)
-    assert torch.allclose(native.convolved(planes, kernel, bias, rectified=True), expected.relu(), atol=1e-4)
+    assert torch.allclose(convolved(planes, kernel, bias=bias), expected, atol=1e-4)
+    assert torch.allclose(convolved(planes, kernel, bias=bias, rectified=True), expected.relu(), atol=1e-4)
     kept = random(*expected.shape, seed=1)
-    where = native.convolved(planes, kernel, kept=kept)
+    where = convolved(planes, kernel, kept=kept)
     assert torch.allclose(where, (expected - bias[:, None, None]) * (kept > 0), atol=1e-4)
     whole = torch.full((features, 11, width + 4), 7.0)
-    native.convolved(planes[:, :, :], kernel, bias, out=whole[:, 1:-1, 2:-2])
+    convolved(planes, kernel, bias=bias, out=whole[:, 1:-1, 2:-2])
     assert torch.allclose(whole[:, 1:-1, 2:-2], expected, atol=1e-4)
     assert (whole[:, 0] == 7).all() and (whole[:, :, :2] == 7).all() and (whole[:, :, -2:] == 7).all()
 
