@@ -110,6 +110,16 @@ static void span(const Product *p, int width, const Row *x, float *out, Py_ssize
 /* Sines in place of `values`, and cosines: of half the angle, reduced to a quarter turn, by polynomials. */
 INLINE void sines(int count, float *restrict values, float *restrict cosines)
 {
+    float largest = 0;
+    for (int j = 0; j < count; j++)
+        largest = fmaxf(largest, fabsf(values[j]));
+    if (!(largest < 1e4f)) { /* where the reduction is no longer exact */
+        for (int j = 0; j < count; j++) {
+            cosines[j] = cosf(values[j]);
+            values[j] = sinf(values[j]);
+        }
+        return;
+    }
     for (int j = 0; j < count; j++) {
         float turns = rintf(values[j] * 0.15915494f);
         float half = 0.5f * ((values[j] - turns * 6.28125f) - turns * 1.9353072e-3f), square = half * half;
@@ -132,15 +142,16 @@ static void siren_at(const Layers *layers, Py_ssize_t n, const float *x, int cha
                      float *scratch)
 {
     Row rows[2 * 1024 + MOST];
+    float unasked[LONGEST];
     for (Py_ssize_t start = 0; start < n; start += LONGEST) {
         int width = (int)(n - start < LONGEST ? n - start : LONGEST);
-        float *kept = cosines + start, *into = scratch;
+        float *kept = cosines ? cosines + start : unasked, *into = scratch;
         for (int c = 0; c < channels; c++)
             rows[c] = x + c * n + start;
         for (int i = 0; i < layers->count; i++) {
             int units = layers->at[i].rows;
             span(&(Product){layers->at[i].matrix, units, layers->at[i].inner, layers->at[i].bias}, width, rows, into, LONGEST);
-            for (int r = 0; r < units; r++, kept += n) {
+            for (int r = 0; r < units; r++, kept += cosines ? n : 0) {
                 sines(width, into + r * LONGEST, kept);
                 rows[r] = into + r * LONGEST;
             }
@@ -227,7 +238,7 @@ typedef struct {
 INLINE float laplace(int width, const float *restrict values, const float *restrict mean, const float *restrict log_scale,
                      const float *restrict mask, float *restrict by_offset, float *restrict by_log)
 {
-    float total = 0;
+    float bits[LONGEST], total = 0;
     for (int j = 0; j < width; j++) {
         float offset = values[j] - mean[j], raw_log = log_scale[j], live = PER_BIT * mask[j];
         float raw = expf(fminf(fmaxf(raw_log, LEAST_LOG), MOST_LOG)), rising = 1 / (raw + LEAST_SCALE);
@@ -239,10 +250,12 @@ INLINE float laplace(int width, const float *restrict values, const float *restr
         float by_d = inside ? 0.5f * (near - far) * rising / p : rising;
         float by_p = inside ? far * (0.5f + d) + near * (0.5f - d) : whole;
         float by_b = (0.5f * by_p * rising / p - outwards) * rising;
-        total += (outwards - logf(p)) * live;
+        bits[j] = (outwards - logf(p)) * live;
         by_offset[j] = by_d * (offset > 0 ? live : offset < 0 ? -live : 0);
         by_log[j] = by_b * raw * (raw_log >= LEAST_LOG && raw_log <= MOST_LOG ? live : 0);
     }
+    for (int j = 0; j < width; j++)
+        total += bits[j];
     return total;
 }
 
@@ -451,7 +464,9 @@ static PyObject *siren(PyObject *module, PyObject *arguments)
     if (!held.failed)
         layers = layers_of(&held, tuple, 2, x.shape[0], x.shape[0], &units);
     Planes values = WRITE(values_object, layers.at[layers.count].rows, x.shape[1]);
-    Planes cosines = WRITE(cosines_object, units, x.shape[1]);
+    Planes cosines = {0};
+    if (!Py_IsNone(cosines_object))
+        cosines = WRITE(cosines_object, units, x.shape[1]);
     float *scratch = memory(&held, units * LONGEST, sizeof(float));
     if (!held.failed) {
         Py_BEGIN_ALLOW_THREADS
@@ -622,7 +637,7 @@ static PyObject *rate(PyObject *module, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {
-    {"siren", siren, METH_VARARGS, "siren(x, layers, values, cosines)"},
+    {"siren", siren, METH_VARARGS, "siren(x, layers, values, cosines or None)"},
     {"siren_backward", siren_backward, METH_VARARGS, "siren_backward(by_values, layers, cosines, by_x)"},
     {"convolve", convolve, METH_VARARGS, "convolve(planes, kernel, bias, kept, rectified, out)"},
     {"rate", rate, METH_VARARGS, "rate(values, trunk, parts, mask, gradients, by_values or mean, by_trunk or log_scale)"},

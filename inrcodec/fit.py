@@ -5,11 +5,11 @@ Priors with fields minimise, over the fields s in steps,
     J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB,
                                                            times the weight of each pixel: 0 where nothing is to be seen
 
-The analysis network takes the first step. After two thirds of the others, and once more at the end, filter and rate
-model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient through a soft
-rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per level where
-that is large; step sizes and temperatures are the prior's, and change with the quality. The noise of four steps in a
-row is spread evenly, which is worth half as many steps more. Momentum made it worse. The last rounding is
+The analysis network takes the first step. After 10 of the others, every 50 from there on, and once more at the end,
+filter and rate model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient
+through a soft rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per
+level where that is large; step sizes and temperatures are the prior's, and change with the quality. The noise of four
+steps in a row is spread evenly, which is worth half as many steps more. Momentum made it worse. The last rounding is
 `rounding`'s: once before the filter and the rate model are adapted at the end, and once or more often after it.
 Several pictures are fitted together: a step is taken for all of them before the next, and a GPU that works at all
 of them at once waits less. Nothing of one depends on the others.
@@ -58,6 +58,7 @@ LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps ar
 PIXELS = 1 << 16  # per step, of a fit of the network
 QUARTERS = (0.0, 0.5, 0.25, 0.75)  # by which noise is moved from step to step
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
+ADAPT_AFTER, ADAPT_EVERY = 10, 50  # steps: early, for all that comes later is found with it
 STEPS_PER_PASS = 100  # of a fit, for each pass of rounding after the two that any fit has
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
@@ -224,14 +225,14 @@ def refine(
 ) -> list[list[Tensor]]:
     """Fields of each aim after `steps` descent steps on its J, unrounded, of the prior's sizes times the aim's pace.
 
-    The generators are of each aim's noise; `adapted` gives each aim for the last third of the steps. A step is taken
-    for all aims before the next: on a GPU it is one graph.
+    The generators are of each aim's noise; `adapted` gives each aim anew, now and then. A step is taken for all aims
+    before the next: on a GPU it is one graph.
     """
     states = [(values, [z.new_zeros(len(z)) for z in values]) for values in fields]
     each = [noises(z, generator) for z, generator in zip(fields, generators or [None] * len(aims), strict=True)]
     moved = _recorded(aims)
     for step in range(steps):
-        if adapted and step == steps * 2 // 3:
+        if adapted and step % ADAPT_EVERY == ADAPT_AFTER:
             aims = [adapt(values) for adapt, (values, _) in zip(adapted, states, strict=True)]
             moved = _recorded(aims)
         part = step / max(1, steps - 1)

@@ -88,31 +88,29 @@ class _Guess:
         down, vertical = _grown(rows, -(-height // 2))
         across, horizontal = _grown(columns, -(-width // 2))
         part = np.s_[2 * down.start : min(2 * down.stop, height), 2 * across.start : min(2 * across.stop, width)]
-        own = picture[part].astype(np.float32) / np.float32(255) - np.float32(0.5)
+        own = picture[part].transpose(2, 0, 1).astype(np.float32) / np.float32(255) - np.float32(0.5)
         missing = own - self._rendered(level, *part)
         unit = np.maximum(np.float32(0.7) * self.gains[level][0, 0, 0], np.float32(0.02))
-        x = _blocks(np.concatenate([missing / unit, 2 * own], 2))  # (H / 2, W / 2, 24)
+        x = _blocks(np.concatenate([missing / unit, 2 * own]))  # (24, H / 2, W / 2)
         inside = None if self.coded is None else _any_of_block(self.coded[level][part])
         for number, layer in enumerate(LAYERS):
             kernel, bias = (self.tensors[f"analysis.{level}.{layer}{name}"] for name in ("", "_bias"))
             if inside is not None:  # zeros around what is coded, as around the picture
                 x, inside = x * inside, _inner(inside, vertical, horizontal)
-            y = convolve(np.pad(x, (vertical, horizontal, (0, 0))), kernel)
-            y += bias @ self.powers if number == 0 else bias
-            if layer != "out":
-                np.maximum(y, 0, out=y)
+            own_bias = bias @ self.powers if number == 0 else bias
+            y = convolve(np.pad(x, ((0, 0), vertical, horizontal)), kernel, own_bias, rectified=layer != "out")
             x = y if layer != "mid" else y + _inner(x, vertical, horizontal)
-        values = x.reshape(*x.shape[:2], -1, 2, 2).transpose(2, 0, 3, 1, 4)  # channels, blocks, dy, blocks, dx
-        values = values.reshape(len(values), 2 * x.shape[0], 2 * x.shape[1])
+        values = x.reshape(-1, 2, 2, *x.shape[1:]).transpose(0, 3, 1, 4, 2)  # channels, blocks, dy, blocks, dx
+        values = values.reshape(len(values), 2 * x.shape[1], 2 * x.shape[2])
         out = self.fields[level][:, 2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop]
         out[:] = values[:, : out.shape[1], : out.shape[2]] * (self.gains[level][:1] / self.gains[level])
 
     def _rendered(self, level: int, rows: slice, columns: slice) -> Floats:
-        """The picture of the coarser levels at the centres of some of a level's cells, (H, W, 3)."""
+        """The picture of the coarser levels at the centres of some of a level's cells, (3, H, W)."""
         ys, xs = ((np.arange(part.start, part.stop) + 0.5) * (1 << level) for part in (rows, columns))
-        planes = np.zeros((len(ys), len(xs), sum(map(len, self.fields))), np.float32)
+        planes = np.zeros((sum(map(len, self.fields)), len(ys), len(xs)), np.float32)
         fill_planes(planes, self.fields, self.gains, self.kernels, ys, xs, first=level + 1)
-        return self.network(planes.reshape(-1, planes.shape[2])).reshape(*planes.shape[:2], 3)
+        return self.network(planes.reshape(len(planes), -1)).reshape(3, *planes.shape[1:])
 
 
 def _grown(part: slice, count: int) -> tuple[slice, tuple[int, int]]:
@@ -122,18 +120,18 @@ def _grown(part: slice, count: int) -> tuple[slice, tuple[int, int]]:
 
 
 def _inner(x: NDArray[Any], vertical: tuple[int, int], horizontal: tuple[int, int]) -> NDArray[Any]:
-    """What is left of (H, W, C) by a layer that sees so many zeros at either end."""
+    """What is left of (C, H, W) by a layer that sees so many zeros at either end."""
     (top, bottom), (left, right) = vertical, horizontal
-    return x[1 - top : x.shape[0] - 1 + bottom, 1 - left : x.shape[1] - 1 + right]
+    return x[:, 1 - top : x.shape[1] - 1 + bottom, 1 - left : x.shape[2] - 1 + right]
 
 
 def _any_of_block(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Blocks (H / 2, W / 2, 1) with a cell of a mask (H, W)."""
-    found: NDArray[np.bool_] = np.logical_or.reduce(_blocks(mask[..., None]), axis=2, keepdims=True)
+    """Blocks (1, H / 2, W / 2) with a cell of a mask (H, W)."""
+    found: NDArray[np.bool_] = np.logical_or.reduce(_blocks(mask[None]), axis=0, keepdims=True)
     return found
 
 
 def _blocks(x: NDArray[Any]) -> NDArray[Any]:
-    """(H, W, C) as blocks of 2x2: (H / 2, W / 2, 4 C)."""
-    found = quads(x)
-    return found.transpose(0, 2, 4, 1, 3).reshape(*found.shape[0:3:2], -1)
+    """(C, H, W) as blocks of 2x2: (4 C, H / 2, W / 2)."""
+    found = quads(x.transpose(1, 2, 0))
+    return found.transpose(4, 1, 3, 0, 2).reshape(-1, *found.shape[0:3:2])

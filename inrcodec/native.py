@@ -27,15 +27,15 @@ def available() -> bool:
     return _kernels is not None
 
 
-def sines(x: Floats, layers: Sequence[Floats]) -> tuple[Floats, Floats]:
-    """What a SIREN says at n places of planes (C, n), and the cosines where it has sines, (units, n).
+def sines(x: Floats, layers: Sequence[Floats], cosines: Floats | None = None) -> Floats:
+    """What a SIREN says at n places of planes (C, n), (N, n).
 
-    layers: matrix and bias of each, omega included; the last matrix is of the last sines and of x.
+    layers: matrix and bias of each, omega included; the last matrix is of the last sines and of x. Where it has sines,
+    the cosines, (units, n), are written if they are asked for.
     """
     values = np.empty((len(layers[-1]), x.shape[1]), np.float32)
-    cosines = np.empty((sum(len(bias) for bias in layers[1:-1:2]), x.shape[1]), np.float32)
     _kernels.siren(x, tuple(layers), values, cosines)
-    return values, cosines
+    return values
 
 
 def sines_backward(by_values: Floats, layers: Sequence[Floats], cosines: Floats) -> Floats:

@@ -471,8 +471,9 @@ class CompiledTile(Tile):
     """A tile whose layers `native` computes."""
 
     def _sines(self) -> Tensor:
-        values, self.cosines = native.sines(self.x.numpy(), self.network.compiled.forwards)
-        return torch.from_numpy(values)
+        units = sum(len(bias) for _, bias in self.network.layers)
+        self.cosines = np.empty((units, self.x.shape[1]), np.float32)
+        return torch.from_numpy(native.sines(self.x.numpy(), self.network.compiled.forwards, self.cosines))
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""

@@ -1,4 +1,4 @@
-"""Decode: the picture that parameters describe, sampled on any coordinate grid (NumPy only).
+"""Decode: the picture that parameters describe, sampled on any coordinate grid (NumPy, or `native` where it is there).
 
 This is the reference decoder. The function that is sampled is, for a real position p,
 
@@ -31,12 +31,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from inrcodec import native
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
 from inrcodec.lattice import interpolate_at, interpolation_matrix
@@ -50,7 +52,7 @@ FILTER_REACH = 2  # pixels that the first filter looks around: two layers of 3x3
 DETAIL_REACH = 3  # the second: three
 
 Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
-Network = Callable[[Floats], Floats]  # inputs (N, in) to values (N, 3)
+Network = Callable[[Floats], Floats]  # inputs (in, N) to values (3, N)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +124,9 @@ def render(
         samples = function.on_grid(ys[top * fine_y : bottom * fine_y], xs[left * fine_x : right * fine_x])
         if fine_y * fine_x > 1:
             visible = np.clip(samples, -0.5, 0.5, out=samples)
-            samples = visible.reshape(bottom - top, fine_y, right - left, fine_x, 3).mean(axis=(1, 3))
+            samples = visible.reshape(3, bottom - top, fine_y, right - left, fine_x).mean(axis=(2, 4))
         pixels = np.clip(np.rint(samples * top_sample + top_sample / 2), 0, top_sample).astype(out.dtype)
+        pixels = pixels.transpose(1, 2, 0)
         y0, y1 = max(top, rows.start), min(bottom, rows.stop)
         x0, x1 = max(left, columns.start), min(right, columns.stop)
         out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = pixels[
@@ -153,7 +156,7 @@ def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float6
     for members in np.split(order, np.flatnonzero(np.diff(block[order])) + 1):
         for start in range(0, len(members), CHUNK):
             part = members[start : start + CHUNK]
-            out[part] = function.at(positions[part])
+            out[part] = function.at(positions[part]).T
     return np.clip(out + np.float32(0.5), 0, 1, out=out)
 
 
@@ -183,20 +186,24 @@ def network_layers(
 
 
 def numpy_network(prior: Prior, parameters: Parameters, dtype: type[np.floating[Any]] = np.float32) -> Network:
-    """The network of a picture: inputs (N, in) to sRGB / 255 - 0.5, (N, 3)."""
+    """The network of a picture: inputs (in, N) to sRGB / 255 - 0.5, (3, N)."""
     layers, skip = network_layers(prior, parameters, dtype)
+    omegas, (last, bias) = prior.architecture.omegas, layers[-1]
+    if skip is not None and dtype == np.float32 and native.available():
+        sines = [part * np.float32(omega) for layer, omega in zip(layers, omegas, strict=False) for part in layer]
+        return partial(native.sines, layers=[*sines, np.concatenate([last, skip], 1), bias])
 
     def evaluate(inputs: Floats) -> Floats:
-        result: Floats = np.empty((len(inputs), 3), dtype)
-        for start in range(0, len(inputs), CHUNK):
-            h = x = inputs[start : start + CHUNK]
-            for (weight, bias), omega in zip(layers[:-1], prior.architecture.omegas, strict=True):
-                h = h @ weight.T
-                h += bias
+        result: Floats = np.empty((3, inputs.shape[1]), dtype)
+        for start in range(0, inputs.shape[1], CHUNK):
+            h = x = inputs[:, start : start + CHUNK]
+            for (weight, shift), omega in zip(layers[:-1], omegas, strict=True):
+                h = weight @ h
+                h += shift[:, None]
                 h *= dtype(omega)
                 np.sin(h, out=h)
-            y = h @ layers[-1][0].T + layers[-1][1]
-            result[start : start + CHUNK] = y if skip is None else y + x @ skip.T
+            y = last @ h + bias[:, None]
+            result[:, start : start + CHUNK] = y if skip is None else y + skip @ x
         return result
 
     return evaluate
@@ -211,14 +218,14 @@ def fill_planes(
     xs: NDArray[np.float64],
     first: int = 0,
 ) -> None:
-    """Write fields from level `first` on, at rows (H,) and columns (W,), to the last planes of (H, W, features)."""
-    at = planes.shape[2] - sum(map(len, fields[first:]))
+    """Write fields from level `first` on, at rows (H,) and columns (W,), to the last planes of (features, H, W)."""
+    at = len(planes) - sum(map(len, fields[first:]))
     for level in range(first, len(fields)):
         values, gain, kernel = fields[level], gains[level], kernels[level]
         rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel, planes.dtype.type)
         columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel, planes.dtype.type)
         for channel in values[:, rows, columns].astype(planes.dtype) * gain:
-            planes[..., at] = down @ channel @ across.T
+            np.matmul(down @ channel, across.T, out=planes[at])
             at += 1
 
 
@@ -243,28 +250,28 @@ class _Function:
         self.network = network or numpy_network(prior, parameters, dtype)
 
     def on_grid(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        """Values at rows and columns: (H,), (W,) -> (H, W, 3)."""
+        """Values at rows and columns: (H,), (W,) -> (3, H, W)."""
         if not self.kernels:
             return self._evaluated(self._inputs(ys, xs))
         if _are_centres(ys) and _are_centres(xs):
-            return self._restored(_pixels(ys), _pixels(xs))[0][..., :3]
+            return self._restored(_pixels(ys), _pixels(xs))[0][:3]
         rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0], self.dtype)
         columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0], self.dtype)
         parts = (down @ self._detailed(rows, columns) @ across.T).reshape(5, 3, len(ys), len(xs))
         samples = self._evaluated(self._inputs(ys, xs))
-        samples += _between(parts, ys[:, None], xs).transpose(1, 2, 0)
+        samples += _between(parts, ys[:, None], xs)
         return samples
 
     def at(self, positions: NDArray[np.float64]) -> Floats:
-        """Values at single positions (x, y), at least one and near each other: (N, 2) -> (N, 3)."""
-        planes: Floats = np.empty((len(positions), self.features), self.dtype)
+        """Values at single positions (x, y), at least one and near each other: (N, 2) -> (3, N)."""
+        planes: Floats = np.empty((self.features, len(positions)), self.dtype)
         at = 0
         if self.architecture.coordinates:
-            planes[:, 0] = normalise(positions[:, 0], self.width)
-            planes[:, 1] = normalise(positions[:, 1], self.height)
+            planes[0] = normalise(positions[:, 0], self.width)
+            planes[1] = normalise(positions[:, 1], self.height)
             at = 2
         for level, (values, gain, kernel) in enumerate(zip(self.fields, self.gains, self.kernels, strict=True)):
-            planes[:, at : at + len(values)] = (interpolate_at(values, positions, level, *kernel) * gain[..., 0]).T
+            planes[at : at + len(values)] = interpolate_at(values, positions, level, *kernel) * gain[..., 0]
             at += len(values)
         samples = self._evaluated(planes)
         if self.kernels:
@@ -272,45 +279,41 @@ class _Function:
             last = np.minimum(np.floor(positions.max(0) + 1.5), [self.width - 1, self.height - 1]).astype(int)
             columns, rows = (slice(start, stop + 1) for start, stop in zip(first, last, strict=True))
             parts = interpolate_at(self._detailed(rows, columns), positions - first, 0, *self.kernels[0])
-            samples += _between(parts.reshape(5, 3, -1), positions[:, 1], positions[:, 0]).T
+            samples += _between(parts.reshape(5, 3, -1), positions[:, 1], positions[:, 0])
         return samples
 
     def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
-        """What the network sees, (H, W, features)."""
-        planes: Floats = np.empty((len(ys), len(xs), self.features), self.dtype)
+        """What the network sees, (features, H, W)."""
+        planes: Floats = np.empty((self.features, len(ys), len(xs)), self.dtype)
         if self.architecture.coordinates:
-            planes[..., 0] = normalise(xs, self.width)
-            planes[..., 1] = normalise(ys, self.height)[:, None]
+            planes[0] = normalise(xs, self.width)
+            planes[1] = normalise(ys, self.height)[:, None]
         fill_planes(planes, self.fields, self.gains, self.kernels, ys, xs)
         return planes
 
     def _evaluated(self, planes: Floats) -> Floats:
-        values: Floats = self.network(planes.reshape(-1, self.features)).reshape(*planes.shape[:-1], 3)
+        values: Floats = self.network(planes.reshape(self.features, -1)).reshape(3, *planes.shape[1:])
         return values
 
     def _filtered(self, name: str, seen: Floats) -> Floats:
-        """All layers of a filter, (H + 2 reach, W + 2 reach, in) -> (H, W, out)."""
-        hidden = convolve(seen, self.filters[f"{name}.in"])
-        hidden += self.filters[f"{name}.in_bias"] @ self.powers
-        np.maximum(hidden, 0, out=hidden)
+        """All layers of a filter, (in, H + 2 reach, W + 2 reach) -> (out, H, W)."""
+        filters = self.filters
+        hidden = convolve(seen, filters[f"{name}.in"], filters[f"{name}.in_bias"] @ self.powers, rectified=True)
         if name == "detail":
-            middle = convolve(hidden, self.filters["detail.mid"])
-            middle += self.filters["detail.mid_bias"]
-            hidden = np.maximum(middle, 0, out=middle) + hidden[1:-1, 1:-1]
-        out = convolve(hidden, self.filters[f"{name}.out"])
-        out += self.filters[f"{name}.out_bias"]
-        return out
+            middle = convolve(hidden, filters["detail.mid"], filters["detail.mid_bias"], rectified=True)
+            hidden = middle + hidden[:, 1:-1, 1:-1]
+        return convolve(hidden, filters[f"{name}.out"], filters[f"{name}.out_bias"])
 
     def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
-        """At the centres of some pixels: picture and finest planes, (H, W, 3 + planes), and R in it, (H, W, 3)."""
+        """At the centres of some pixels: picture and finest planes, (3 + planes, H, W), and R in it, (3, H, W)."""
         down, vertical = _grown(rows, self.height, FILTER_REACH)
         across, horizontal = _grown(columns, self.width, FILTER_REACH)
         planes = self._inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
         extra = self.filters["filter.in"].shape[1] - 3
-        seen = np.concatenate([self._evaluated(planes), planes[..., :extra]], -1)
-        added = self._filtered("filter", np.pad(seen, (vertical, horizontal, (0, 0)), mode="edge"))
+        seen = np.concatenate([self._evaluated(planes), planes[:extra]])
+        added = self._filtered("filter", np.pad(seen, ((0, 0), vertical, horizontal), mode="edge"))
         picture = _inner(seen, rows.start - down.start, columns.start - across.start, added)
-        picture[..., :3] += added
+        picture[:3] += added
         return picture, added
 
     def _detailed(self, rows: slice, columns: slice) -> Floats:
@@ -318,9 +321,9 @@ class _Function:
         down, vertical = _grown(rows, self.height, DETAIL_REACH)
         across, horizontal = _grown(columns, self.width, DETAIL_REACH)
         picture, added = self._restored(down, across)
-        detail = self._filtered("detail", np.pad(picture, (vertical, horizontal, (0, 0)), mode="edge"))
+        detail = self._filtered("detail", np.pad(picture, ((0, 0), vertical, horizontal), mode="edge"))
         added = _inner(added, rows.start - down.start, columns.start - across.start, detail)
-        return np.concatenate([added, detail], -1).transpose(2, 0, 1)
+        return np.concatenate([added, detail])
 
 
 def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDArray[np.float64]) -> NDArray[Any]:
@@ -349,19 +352,30 @@ def _grown(part: slice, size: int, reach: int) -> tuple[slice, tuple[int, int]]:
 
 
 def _inner(values: Floats, top: int, left: int, like: Floats) -> Floats:
-    """The part of (H, W, C) that begins at (top, left) and has the sides of `like`."""
-    return values[top : top + like.shape[0], left : left + like.shape[1]]
+    """The part of (C, H, W) that begins at (top, left) and has the sides of `like`."""
+    return values[:, top : top + like.shape[1], left : left + like.shape[2]]
 
 
-def convolve(x: Floats, kernel: Floats) -> Floats:
-    """Correlation of (H + 2, W + 2, in) with a kernel (out, in, 3, 3): (H, W, out)."""
-    height, width, out = x.shape[0] - 2, x.shape[1] - 2, len(kernel)
-    if out <= x.shape[2]:  # sum shifted products
-        products = x @ kernel.transpose(1, 2, 3, 0).reshape(x.shape[2], 9 * out)
-        taps = products.reshape(height + 2, width + 2, 3, 3, out)
-        total: Floats = np.sum(
-            [taps[dy : dy + height, dx : dx + width, dy, dx] for dy in range(3) for dx in range(3)], axis=0
+def convolve(x: Floats, kernel: Floats, bias: Floats, rectified: bool = False) -> Floats:
+    """Correlation of (in, H + 2, W + 2) with a kernel (out, in, 3, 3), and a bias (out,): (out, H, W).
+
+    If rectified, what would be negative is 0.
+    """
+    if x.dtype == np.float32 and native.available():
+        return native.convolved(x, kernel, bias, rectified=rectified)
+    seen, height, width, out = len(x), x.shape[1] - 2, x.shape[2] - 2, len(kernel)
+    by_tap = [(dy, dx, kernel[:, :, dy, dx]) for dy in range(3) for dx in range(3)]
+    total: Floats
+    if out <= seen:  # sum shifted products
+        products = np.concatenate([part for _, _, part in by_tap]) @ x.reshape(seen, -1)
+        taps = products.reshape(9, out, height + 2, width + 2)
+        total = np.sum(
+            [tap[:, dy : dy + height, dx : dx + width] for (dy, dx, _), tap in zip(by_tap, taps, strict=True)], axis=0
         )
-        return total
-    windows = [x[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)]
-    return np.concatenate(windows, -1) @ kernel.transpose(2, 3, 1, 0).reshape(-1, out)
+    else:
+        windows = np.concatenate([x[:, dy : dy + height, dx : dx + width] for dy, dx, _ in by_tap])
+        total = (np.concatenate([part for _, _, part in by_tap], 1) @ windows.reshape(9 * seen, -1)).reshape(
+            out, height, width
+        )
+    total += bias[:, None, None]
+    return np.maximum(total, 0, out=total) if rectified else total

@@ -211,9 +211,9 @@ def torch_network(prior: Prior, parameters: Parameters, device: torch.device) ->
 
     def evaluate(values: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            x = torch.from_numpy(values).to(device)
+            x = torch.from_numpy(values).to(device).T
             y = siren(weights, x, prior.architecture.omegas)
-            found: NDArray[np.float32] = (y if linear is None else y + x @ linear).cpu().numpy()
+            found: NDArray[np.float32] = (y if linear is None else y + x @ linear).T.cpu().numpy()
         return found
 
     return evaluate
