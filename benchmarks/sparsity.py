@@ -22,12 +22,13 @@ from torch import Tensor
 
 from inrcodec import fit
 from inrcodec.analysis import analyse
-from inrcodec.objective import FieldModel, objective
+from inrcodec.objective import objective
 from inrcodec.options import conditioning, lagrangian, quality_index
 from inrcodec.prior import find_prior
 from inrcodec.prune import apply_masks, count_surviving, full_masks, prune
 from inrcodec.siren import init_siren
 from inrcodec.synthesis import init_filters, synthesize
+from inrcodec.tile import FieldModel
 
 FRACTION = 0.2  # of the surviving weights, removed before each round but the last, which removes what is left to remove
 RATE = 2e-3  # of Adam, first step; falls along a line to a twentieth

@@ -22,19 +22,10 @@ from inrcodec import synthesis
 from inrcodec.adam import State, adam_step
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
 from inrcodec.graphs import Recorded
-from inrcodec.objective import (
-    SQUARED_UNIT,
-    FieldModel,
-    Network,
-    add_convolved,
-    by_tap,
-    powers,
-    tile_of,
-    tiles,
-    within_memory,
-)
+from inrcodec.objective import SQUARED_UNIT, within_memory
 from inrcodec.parallel import in_parallel
 from inrcodec.synthesis import PACKED
+from inrcodec.tile import FieldModel, Network, add_convolved, by_tap, powers, tile_of, tiles
 
 __all__ = ["adapt_filter"]
 

@@ -22,8 +22,10 @@ from inrcodec.adam import State, adam_step
 from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
 from inrcodec.entropy import encode_deltas
 from inrcodec.graphs import Recorded
-from inrcodec.objective import Coded, FieldModel, laplace, level_cells, within_memory
+from inrcodec.objective import Coded, within_memory
 from inrcodec.parallel import in_parallel
+from inrcodec.stripe import laplace, level_cells
+from inrcodec.tile import FieldModel
 
 __all__ = ["adapt_rate"]
 

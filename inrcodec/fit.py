@@ -41,13 +41,14 @@ from inrcodec.graphs import Recorded, side_by_side
 from inrcodec.grid import pixel_grid
 from inrcodec.guess import unrounded_guess
 from inrcodec.lattice import seen_cells
-from inrcodec.objective import Coded, FieldModel, objective, shown
+from inrcodec.objective import Coded, objective, shown
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.parallel import in_parallel, one_thread_per_piece
 from inrcodec.prior import Prior
 from inrcodec.rate import to_floats
 from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
+from inrcodec.tile import FieldModel
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Fitted = tuple[tuple[NDArray[np.int32], ...], Deltas]  # fields (channels, rows, columns), level 0 first

@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec.graphs import Recorded
-from inrcodec.objective import Coded, FieldModel, costs, distributions, laplace, objective
+from inrcodec.objective import Coded, costs, distributions, objective
 from inrcodec.rate import laplace_bits
+from inrcodec.stripe import laplace
+from inrcodec.tile import FieldModel
 
 __all__ = ["by_trial", "optimised_rounding"]
 

@@ -59,7 +59,7 @@ from inrcodec.errors import OptionError, PriorError
 from inrcodec.graphs import Recorded
 from inrcodec.image import write_atomically
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel, objective
+from inrcodec.objective import objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
@@ -67,6 +67,7 @@ from inrcodec.render import DETAIL_REACH
 from inrcodec.rounding import by_trial
 from inrcodec.siren import init_siren
 from inrcodec.synthesis import HALO, before_detail, detail, init_filters, synthesize, synthesize_finer
+from inrcodec.tile import FieldModel
 from inrcodec.train import Progress, Tasks
 
 FORMAT = 3  # of a checkpoint

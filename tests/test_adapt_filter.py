@@ -5,8 +5,8 @@ from conftest import CHANNELS, OMEGAS, field_weights
 from inrcodec.adapt_filter import _Sample, adapt_filter
 from inrcodec.deltas import FILTER, Deltas, changed_filter, pack_deltas
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel
 from inrcodec.synthesis import filtered, synthesize
+from inrcodec.tile import FieldModel
 
 Q = torch.full((1, 1), 0.2)
 MODEL = FieldModel(field_weights(), OMEGAS, CHANNELS)

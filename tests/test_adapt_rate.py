@@ -8,9 +8,9 @@ from inrcodec.adapt_rate import _Sample, adapt_rate
 from inrcodec.deltas import Deltas, changed_rate, pack_deltas
 from inrcodec.entropy import RateModel
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel
 from inrcodec.options import conditioning
 from inrcodec.prior import Prior
+from inrcodec.tile import FieldModel
 
 INDEX = 90
 Q = torch.full((1, 1), conditioning(INDEX))

@@ -23,9 +23,10 @@ from inrcodec.fit import (
     torch_device,
 )
 from inrcodec.lattice import field_shapes, seen_cells
-from inrcodec.objective import FieldModel, objective
+from inrcodec.objective import objective
 from inrcodec.options import Device
 from inrcodec.prior import Prior
+from inrcodec.tile import FieldModel
 
 LEVELS = range(len(CHANNELS))
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from inrcodec.analysis import analyse
 from inrcodec.guess import first_guess
 from inrcodec.lattice import visible_cells
-from inrcodec.objective import FieldModel
 from inrcodec.options import conditioning
 from inrcodec.prior import Prior, find_prior
+from inrcodec.tile import FieldModel
 
 
 def photo_like(height: int, width: int) -> NDArray[np.uint8]:

@@ -6,10 +6,12 @@ from conftest import CHANNELS, OMEGAS, field_weights
 from inrcodec import native
 from inrcodec import objective as module
 from inrcodec.lattice import continued, field_shapes, visible_cells
-from inrcodec.objective import Coded, FieldModel, costs, objective, within_memory
+from inrcodec.objective import Coded, costs, objective, within_memory
 from inrcodec.parallel import one_thread_per_piece
 from inrcodec.rate import distributions, laplace_bits, rate
+from inrcodec.stripe import ROWS
 from inrcodec.synthesis import synthesize
+from inrcodec.tile import TILE, FieldModel
 
 CPU = torch.device("cpu")
 
@@ -53,14 +55,14 @@ def test_objective_and_its_gradient_are_those_of_the_plain_form(height: int, wid
 
 
 def test_pixels_count_by_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.TILE, "cpu", 32)
+    monkeypatch.setitem(TILE, "cpu", 32)
     weight = torch.rand(1, 1, 70, 45)
     weight[:, :, 20:60, :30] = 0
     check_against_the_plain_form(70, 45, 1, torch.zeros(1, 1), weight)
 
 
 def test_only_coded_cells_have_bits_and_the_others_go_on_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.TILE, "cpu", 32)
+    monkeypatch.setitem(TILE, "cpu", 32)
     height, width, q = 150, 45, torch.full((1, 1), 0.4)
     visible = np.zeros((height, width), bool)
     visible[70:93, 5:20] = visible[100, 40] = True
@@ -98,8 +100,8 @@ def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     model = FieldModel(field_weights(), OMEGAS, CHANNELS)
     fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
     whole, expected = objective(model, fields, target, q, 300.0)
-    monkeypatch.setitem(module.TILE, "cpu", 19)
-    monkeypatch.setitem(module.ROWS, "cpu", 45 * 6)
+    monkeypatch.setitem(TILE, "cpu", 19)
+    monkeypatch.setitem(ROWS, "cpu", 45 * 6)
     pieces, found = objective(model, fields, target, q, 300.0)
     assert float(whole) == pytest.approx(float(pieces), rel=1e-5)
     for a, b in zip(expected, found, strict=True):
@@ -127,8 +129,8 @@ def test_threads_change_nothing() -> None:
 def test_costs_are_those_of_the_plain_form(
     height: int, width: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.TILE, "cpu", 32)
-    monkeypatch.setitem(module.ROWS, "cpu", 45 * 6)
+    monkeypatch.setitem(TILE, "cpu", 32)
+    monkeypatch.setitem(ROWS, "cpu", 45 * 6)
     model, fields = FieldModel(field_weights(), OMEGAS, CHANNELS), random_fields(height, width, batch)
     target, weight, q = (
         torch.rand(batch, 3, height, width) - 0.5,
@@ -148,7 +150,7 @@ def test_costs_are_those_of_the_plain_form(
 def test_distributions_are_those_of_the_plain_form(
     height: int, width: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(module.ROWS, "cpu", 45 * 6)
+    monkeypatch.setitem(ROWS, "cpu", 45 * 6)
     model, fields, q = FieldModel(field_weights(), OMEGAS, CHANNELS), random_fields(height, width, batch), 0.4
     plain = distributions(model.weights, fields, torch.full((batch, 1), q), 2)
     found = module.distributions(model, fields, torch.full((1, 1), q), 2)
@@ -158,17 +160,17 @@ def test_distributions_are_those_of_the_plain_form(
 
 
 def test_a_gpu_without_memory_is_given_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(module.TILE, "cuda", 1024)
-    monkeypatch.setitem(module.ROWS, "cuda", 1 << 20)
+    monkeypatch.setitem(TILE, "cuda", 1024)
+    monkeypatch.setitem(ROWS, "cuda", 1 << 20)
     room = 300
 
     @within_memory
     def compute(factor: int) -> int:
-        if module.TILE["cuda"] > room:
+        if TILE["cuda"] > room:
             raise torch.OutOfMemoryError
-        return factor * module.TILE["cuda"]
+        return factor * TILE["cuda"]
 
-    assert compute(3) == 3 * 256 and module.ROWS["cuda"] == 1 << 18
+    assert compute(3) == 3 * 256 and ROWS["cuda"] == 1 << 18
     room = 0
     with pytest.raises(torch.OutOfMemoryError):
         compute(3)

@@ -10,11 +10,11 @@ from inrcodec import render as module
 from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render, render_at
 from inrcodec.siren import siren
 from inrcodec.synthesis import synthesize, synthesize_finer, torch_network
+from inrcodec.tile import FieldModel
 
 
 def parameters_of(prior: Prior, height: int, width: int, q: float = 0.3) -> Parameters:

@@ -6,10 +6,10 @@ from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec import rounding
 from inrcodec.lattice import field_shapes
-from inrcodec.objective import FieldModel
 from inrcodec.rate import laplace_bits, rate
 from inrcodec.rounding import optimised_rounding
 from inrcodec.synthesis import synthesize
+from inrcodec.tile import FieldModel
 
 LAMBDA = 300.0
 

@@ -1,0 +1,307 @@
+"""A tile of a picture with fields: what the SIREN and its filter say there, and the gradient back to the fields.
+
+All by hand: no graph is built, and a tile of a CPU's size stays in its cache. Where `native` is there it computes the
+layers. `synthesis` has the plain form of the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from inrcodec import native, rate
+from inrcodec.lattice import interpolation_matrix
+from inrcodec.prior import Prior
+from inrcodec.render import FILTER_REACH
+from inrcodec.synthesis import PACKED, gains
+
+__all__ = [
+    "TILE",
+    "FieldModel",
+    "Network",
+    "Part",
+    "Tile",
+    "add_convolved",
+    "by_tap",
+    "compiled_for",
+    "powers",
+    "tile_of",
+    "tiles",
+]
+
+TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
+
+Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
+
+
+@dataclass(frozen=True, eq=False)
+class FieldModel:
+    """A prior with fields as float tensors on a device."""
+
+    weights: dict[str, Tensor]
+    omegas: tuple[float, ...]
+    channels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, prior: Prior, device: torch.device) -> FieldModel:
+        """The model of a prior."""
+        floats = {k: torch.from_numpy(v.copy()) for k, v in prior.tensors.items() if v.dtype == np.float32}
+        weights = {k: v.to(device) for k, v in (floats | rate.to_floats(prior.tensors)).items()}
+        return cls(weights, prior.architecture.omegas, prior.architecture.channels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights["field.kernel"].device
+
+    @cached_property
+    def kernels(self) -> list[tuple[float, float]]:
+        """(B, C) of each level's cubic, on the host."""
+        return [(b, c) for b, c in self.weights["field.kernel"].tolist()]
+
+
+def tiles(target: Tensor, most: int | None = None) -> list[tuple[slice, slice]]:
+    """Rows and columns of the tiles of pictures (B, 3, H, W), of at most so many pixels a side."""
+    side, (height, width) = TILE.get(target.device.type, TILE["cpu"]), target.shape[2:]
+    side = min(side, most or side)
+    return [
+        (slice(top, min(top + side, height)), slice(left, min(left + side, width)))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The SIREN and the filter at one quality, in the forms that a tile wants."""
+
+    model: FieldModel
+    steps: tuple[Tensor, ...]  # of each level's channels, (C, 1, 1)
+    layers: tuple[tuple[Tensor, Tensor], ...]  # matrix and bias (rows, 1), omega included
+    out: tuple[Tensor, Tensor]
+    skip: Tensor
+    filter: tuple[Tensor, Tensor]  # the first layer's kernel and bias
+    last: tuple[Tensor, Tensor]  # the second layer's, the bias (3, 1, 1)
+    back: tuple[Tensor, Tensor]  # kernels of their gradients, second layer first
+
+    @classmethod
+    def of(cls, model: FieldModel, q: Tensor) -> Network:
+        """The model's."""
+        weights, omegas = model.weights, model.omegas
+        condition = powers(q)[1:]
+        steps = torch.split(gains(weights, q)[0, :, None, None], list(model.channels))
+        layers, last = [], f"siren.{len(omegas)}."
+        for i, omega in enumerate(omegas):
+            matrix, bias = weights[f"siren.{i}.weight"], weights[f"siren.{i}.bias"]
+            if not i:
+                matrix, bias = matrix[:, :-2], bias + matrix[:, -2:] @ condition
+            layers.append((omega * matrix, omega * bias[:, None]))
+        first, second = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
+        bias = weights["filter.in_bias"] @ powers(q)
+        by_out, by_in = (k.transpose(0, 1).flip(2, 3).contiguous(memory_format=PACKED) for k in (second, first))
+        return cls(
+            model,
+            steps,
+            tuple(layers),
+            (weights[last + "weight"], weights[last + "bias"][:, None]),
+            weights["skip.weight"],
+            (first, bias),
+            (second, weights["filter.out_bias"][:, None, None]),
+            (by_out, by_in),
+        )
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """What `native` wants."""
+        wholes = [torch.cat([self.out[0], self.skip], 1), self.out[1][:, 0]]
+        forwards = [part for matrix, bias in self.layers for part in (matrix, bias[:, 0])] + wholes
+        first, *others = (matrix.T for matrix, _ in self.layers)
+        backwards = [self.out[0].T, *reversed(others), torch.cat([first, self.skip.T], 1)]
+        kernels = self.filter[0], self.last[0], *self.back
+        return Compiled(*([part.contiguous().numpy() for part in parts] for parts in (forwards, backwards, kernels)))
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A network as `native` wants it."""
+
+    forwards: list[native.Floats]
+    backwards: list[native.Floats]
+    kernels: list[native.Floats]  # of the filter's layers, and of their gradients, second layer first
+
+
+@lru_cache(maxsize=4096)
+def _interpolation(
+    start: int, stop: int, level: int, count: int, kernel: tuple[float, float], device: torch.device
+) -> tuple[slice, Tensor]:
+    """The cells that pixels start..stop of an axis depend on, and the matrix from them to the pixels."""
+    cells, matrix = interpolation_matrix(np.arange(start, stop) + 0.5, level, count, *kernel)
+    return cells, torch.from_numpy(matrix).to(device)
+
+
+class Tile:
+    """A tile of a picture of given height and width, and the pixels around it that its filter looks at.
+
+    fields (C, h, w) are of the whole picture.
+    """
+
+    def __init__(
+        self, network: Network, fields: Sequence[Tensor], shape: Sequence[int], rows: slice, columns: slice
+    ) -> None:
+        height, width = shape
+        self.network = network
+        self.rows = slice(max(0, rows.start - FILTER_REACH), min(height, rows.stop + FILTER_REACH))
+        self.columns = slice(max(0, columns.start - FILTER_REACH), min(width, columns.stop + FILTER_REACH))
+        self.shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
+        self.margins = [
+            FILTER_REACH - columns.start + self.columns.start,
+            FILTER_REACH + columns.stop - self.columns.stop,
+            FILTER_REACH - rows.start + self.rows.start,
+            FILTER_REACH + rows.stop - self.rows.stop,
+        ]
+        self.inside = (
+            slice(None),
+            slice(rows.start - self.rows.start, rows.stop - self.rows.start),
+            slice(columns.start - self.columns.start, columns.stop - self.columns.start),
+        )
+        planes, self.places = [], list[tuple[slice, Tensor, slice, Tensor]]()
+        for level, (values, step, kernel) in enumerate(zip(fields, network.steps, network.model.kernels, strict=True)):
+            if level:
+                device = values.device
+                over_rows, down = _interpolation(
+                    self.rows.start, self.rows.stop, level, values.shape[1], kernel, device
+                )
+                over_columns, across = _interpolation(
+                    self.columns.start, self.columns.stop, level, values.shape[2], kernel, device
+                )
+                planes.append(down @ (step * values[:, over_rows, over_columns]) @ across.T)
+                self.places.append((over_rows, down, over_columns, across))
+            else:
+                planes.append(step * values[:, self.rows, self.columns])
+        self.x = torch.cat(planes).flatten(1)  # (C, n)
+        values = self._sines().view(3, *self.shape)
+        self.values = values
+        """What the SIREN says, (3, rows, columns)."""
+        count = network.filter[0].shape[1] - 3
+        self.seen = torch.cat([values, self.x[:count].view(count, *self.shape)])[None]
+        """What the filter looks at, (1, C, rows, columns)."""
+
+    def _sines(self) -> Tensor:
+        """What the SIREN makes of `x`, (3, n)."""
+        network, h, self.phases = self.network, self.x, list[Tensor]()
+        for matrix, bias in network.layers:
+            self.phases.append(torch.addmm(bias, matrix, h))
+            h = torch.sin(self.phases[-1])
+        return torch.addmm(network.out[1], network.skip, self.x).add_(network.out[0] @ h)
+
+    def padded(self) -> Tensor:
+        """`seen` and, beyond the picture, its outermost pixels, (1, C, rows + 4, columns + 4) of the tile itself."""
+        return functional.pad(self.seen, self.margins, mode="replicate") if any(self.margins) else self.seen
+
+    def picture(self) -> Tensor:
+        """The tile of the picture, (3, rows, columns)."""
+        seen = self.padded().contiguous(memory_format=PACKED)
+        self.hidden = functional.conv2d(seen, *self.network.filter).relu_()  # (1, features, rows + 2, ...)
+        kernel, bias = self.network.last
+        return add_convolved(self.values[self.inside] + bias, kernel, self.hidden[0])
+
+    def backward(self, upstream: Tensor) -> list[Part]:
+        """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
+        by_seen = self._through_filter(upstream)
+        if any(self.margins):
+            by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
+        by_seen[:3][self.inside].add_(upstream)
+        by_seen = by_seen.flatten(1)
+        back = self._through_sines(by_seen[:3])
+        back[: len(by_seen) - 3].add_(by_seen[3:])
+        steps = self.network.steps
+        by_planes = torch.split(back.view(-1, *self.shape), list(self.network.model.channels))
+        parts: list[Part] = [(0, self.rows, self.columns, steps[0] * by_planes[0])]
+        for level, (over_rows, down, over_columns, across) in enumerate(self.places, start=1):
+            gradient = steps[level] * (down.T @ by_planes[level] @ across)
+            parts.append((level, over_rows, over_columns, gradient))
+        return parts
+
+    def _through_filter(self, upstream: Tensor) -> Tensor:
+        """The gradient by `padded`, (C, rows + 4, columns + 4), given that by the picture."""
+        by_out, by_in = self.network.back
+        by_hidden = functional.conv2d(upstream[None].contiguous(memory_format=PACKED), by_out, padding=2)
+        by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
+        return functional.conv2d(by_hidden, by_in, padding=2)[0]
+
+    def _through_sines(self, by_values: Tensor) -> Tensor:
+        """The gradient by `x`, (C, n), given that by what the SIREN has said, (3, n)."""
+        network = self.network
+        back = network.out[0].T @ by_values
+        for (matrix, _), phase in zip(reversed(network.layers), reversed(self.phases), strict=True):
+            back = matrix.T @ back.mul_(phase.cos_())
+        return back.addmm_(network.skip.T, by_values)
+
+
+class CompiledTile(Tile):
+    """A tile whose layers `native` computes."""
+
+    def _sines(self) -> Tensor:
+        units = sum(len(bias) for _, bias in self.network.layers)
+        self.cosines = np.empty((units, self.x.shape[1]), np.float32)
+        return torch.from_numpy(native.sines(self.x.numpy(), self.network.compiled.forwards, self.cosines))
+
+    def picture(self) -> Tensor:
+        """The tile of the picture, (3, rows, columns)."""
+        kernels, biases = self.network.compiled.kernels, (self.network.filter[1], self.network.last[1].flatten())
+        first, last = (bias.numpy() for bias in biases)
+        self.rectified = native.convolved(self.padded()[0].numpy(), kernels[0], first, rectified=True)
+        return torch.from_numpy(native.convolved(self.rectified, kernels[1], last)).add_(self.values[self.inside])
+
+    def _through_filter(self, upstream: Tensor) -> Tensor:
+        by_out, by_in = self.network.compiled.kernels[2:]
+        features, rows, columns = self.rectified.shape
+        by_hidden = np.empty((features, rows + 4, columns + 4), np.float32)
+        by_hidden[:, :2] = by_hidden[:, -2:] = by_hidden[..., :2] = by_hidden[..., -2:] = 0
+        wide = functional.pad(upstream, (2, 2, 2, 2)).numpy()
+        native.convolved(wide, by_out, kept=self.rectified, out=by_hidden[:, 2:-2, 2:-2])
+        return torch.from_numpy(native.convolved(by_hidden, by_in))
+
+    def _through_sines(self, by_values: Tensor) -> Tensor:
+        return torch.from_numpy(native.sines_backward(by_values.numpy(), self.network.compiled.backwards, self.cosines))
+
+
+def compiled_for(device: torch.device) -> bool:
+    """Whether what lies on a device is `native`'s."""
+    return device.type == "cpu" and native.available()
+
+
+def tile_of(network: Network, fields: Sequence[Tensor], shape: Sequence[int], rows: slice, columns: slice) -> Tile:
+    """The tile at rows and columns of a picture of given height and width, compiled if possible."""
+    kind = CompiledTile if compiled_for(fields[0].device) else Tile
+    return kind(network, fields, shape, rows, columns)
+
+
+def powers(q: Tensor) -> Tensor:
+    """What the constant, linear and quadratic parts of a bias count, (3,), at q (1, 1)."""
+    return torch.cat([torch.ones_like(q), q, q**2])[:, 0]
+
+
+def by_tap(kernel: Tensor) -> Tensor:
+    """A 3x3 kernel (C, features, 3, 3) as one product for all taps, (9 * C, features)."""
+    return kernel.permute(2, 3, 0, 1).flatten(0, 2)
+
+
+def add_convolved(found: Tensor, kernel: Tensor, planes: Tensor) -> Tensor:
+    """What a 3x3 kernel (C, features, 3, 3) makes of planes (features, h + 2, w + 2), added to (C, h, w).
+
+    One product and shifted sums are faster than a convolution with few outputs.
+    """
+    rows, columns = found.shape[1:]
+    samples = planes.permute(1, 2, 0).flatten(0, 1)  # as they lie in memory
+    taps = (by_tap(kernel) @ samples.T).view(9, -1, *planes.shape[1:])
+    for (y, x), tap in zip(product(range(3), range(3)), taps, strict=True):
+        found += tap[:, y : y + rows, x : x + columns]
+    return found
