@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inrcodec import synthesis
+from inrcodec import native, synthesis
 from inrcodec.adam import State, adam_step
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
 from inrcodec.graphs import Recorded
 from inrcodec.objective import SQUARED_UNIT, within_memory
 from inrcodec.parallel import in_parallel
-from inrcodec.synthesis import PACKED
-from inrcodec.tile import FieldModel, Network, add_convolved, by_tap, powers, tile_of, tiles
+from inrcodec.tile import FieldModel, Network, by_tap, compiled_for, powers, tile_of, tiles
 
 __all__ = ["adapt_filter"]
 
@@ -57,31 +56,30 @@ class _Sample:
 
     def slopes(self, weights: synthesis.Weights, q: Tensor) -> list[Tensor]:
         """The gradient of `error` by each part of the filter."""
-        first, out = weights["filter.in"], weights["filter.out"]
         hidden, excess = self._forwards(weights, q)
+        features, rows, columns = hidden.shape
         upstream = (excess if self.weight is None else excess * self.weight[0]) * (2 * SQUARED_UNIT)  # (3, h, w)
-        _, rows, columns = upstream.shape
-        by_taps = upstream.new_zeros(3, 3, 3, rows + 2, columns + 2)
+        by_taps = upstream.new_zeros(3, 3, 3, rows, columns)
         for y, x in product(range(3), range(3)):
-            by_taps[y, x, :, y : y + rows, x : x + columns] = upstream
-        flat = by_taps.view(27, -1)
-        samples = hidden[0].permute(1, 2, 0).flatten(0, 1)  # (n, features), as they lie in memory
-        by_out = (flat @ samples).view(3, 3, 3, -1).permute(2, 3, 0, 1)
-        back = torch.ops.aten.threshold_backward(flat.T @ by_tap(out), samples, 0)
-        by_hidden = back.view(1, *hidden.shape[2:], -1).permute(0, 3, 1, 2)
-        sizes = [len(first)]
-        _, by_in, by_bias = torch.ops.aten.convolution_backward(
-            by_hidden, self.seen, first, sizes, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
-        )
-        return [by_in, by_bias[:, None] * powers(q), by_out, upstream.sum((1, 2))]
+            by_taps[y, x, :, y : y + rows - 2, x : x + columns - 2] = upstream
+        flat, samples = by_taps.view(27, -1), hidden.flatten(1)  # (27, n), (features, n)
+        by_out = (flat @ samples.T).view(3, 3, 3, -1).permute(2, 3, 0, 1)
+        back = torch.ops.aten.threshold_backward(by_tap(weights["filter.out"]).T @ flat, samples, 0)
+        windows = [self.seen[0, :, y : y + rows, x : x + columns] for y, x in product(range(3), range(3))]
+        by_in = (back @ torch.cat(windows).flatten(1).T).view(features, 3, 3, -1).permute(0, 3, 1, 2)
+        return [by_in, back.sum(1, keepdim=True) * powers(q), by_out, upstream.sum((1, 2))]
 
     def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer (1, features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
-        first, out = (weights[f"filter.{part}"].contiguous(memory_format=PACKED) for part in ("in", "out"))
+        """The first layer (features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
+        first, out, last = (weights[f"filter.{part}"] for part in ("in", "out", "out_bias"))
         bias = weights["filter.in_bias"] @ powers(q)
+        if compiled_for(self.seen.device):
+            kernels = [part.contiguous().numpy() for part in (first, out)]
+            rectified = native.convolved(self.seen[0].numpy(), kernels[0], bias.numpy(), rectified=True)
+            added = native.convolved(rectified, kernels[1], last.numpy())
+            return torch.from_numpy(rectified), torch.from_numpy(added) - self.missing[0]
         hidden = functional.conv2d(self.seen, first, bias).relu_()
-        start = weights["filter.out_bias"][:, None, None] - self.missing[0]
-        return hidden, add_convolved(start, out, hidden[0])
+        return hidden[0], (functional.conv2d(hidden, out, last) - self.missing)[0]
 
 
 @within_memory

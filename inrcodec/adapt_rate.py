@@ -136,7 +136,7 @@ class _Sample:
 def _adapted(sample: _Sample, start: Ints) -> Ints:
     """Changes of a level in units, all zero if they do not pay."""
     count = sample.first.shape[1]
-    if not count:
+    if sample.cells < len(start):  # too few for changes of so many weights to pay
         return np.zeros_like(start)
     portions = -(-count // CELLS)
     size = count // portions
