@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from inrcodec import native
 from inrcodec.analysis import init_analysis
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.rate import init_rate, to_integers
@@ -91,3 +92,12 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
 
     Image.fromarray(pixels).save(path)
     return path
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that hold with and without what a C compiler has made."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "_kernels", None)
+    elif not native.available():
+        pytest.skip("there was no C compiler when the package was installed")

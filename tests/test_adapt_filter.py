@@ -8,6 +8,7 @@ from inrcodec.lattice import field_shapes
 from inrcodec.synthesis import filtered, synthesize
 from inrcodec.tile import FieldModel
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 Q = torch.full((1, 1), 0.2)
 MODEL = FieldModel(field_weights(), OMEGAS, CHANNELS)
 

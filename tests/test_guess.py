@@ -17,6 +17,8 @@ from inrcodec.options import conditioning
 from inrcodec.prior import Prior, find_prior
 from inrcodec.tile import FieldModel
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 
 def photo_like(height: int, width: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[0:height, 0:width]

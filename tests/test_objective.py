@@ -3,7 +3,6 @@ import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
-from inrcodec import native
 from inrcodec import objective as module
 from inrcodec.lattice import continued, field_shapes, visible_cells
 from inrcodec.objective import Coded, costs, objective, within_memory
@@ -16,13 +15,7 @@ from inrcodec.tile import TILE, FieldModel
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["compiled", "plain"], autouse=True)
-def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All tests of this file hold with and without what a C compiler has made."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "_kernels", None)
-    elif not native.available():
-        pytest.skip("there was no C compiler when the package was installed")
+pytestmark = pytest.mark.usefixtures("arithmetic")
 
 
 def random_fields(height: int, width: int, batch: int = 1) -> list[torch.Tensor]:

@@ -16,6 +16,8 @@ from inrcodec.siren import siren
 from inrcodec.synthesis import synthesize, synthesize_finer, torch_network
 from inrcodec.tile import FieldModel
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
+
 
 def parameters_of(prior: Prior, height: int, width: int, q: float = 0.3) -> Parameters:
     rng = np.random.default_rng(height)
