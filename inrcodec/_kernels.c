@@ -356,6 +356,78 @@ static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
     return total;
 }
 
+/* Add the products of all pairs of rows, summed over `width` places, to (rows, columns) numbers. */
+FOR_EACH_CPU
+static void add_outer(int rows, int columns, int width, const float *a, const float *b, float *sums)
+{
+    const int whole = width / LANES * LANES;
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            const float *x = a + r * LONGEST, *y = b + c * LONGEST;
+            Vector even = {0}, odd = {0};
+            int j = 0;
+            for (; j + 2 * LANES <= whole; j += 2 * LANES) {
+                even += *(const Vector *)(x + j) * *(const Vector *)(y + j);
+                odd += *(const Vector *)(x + j + LANES) * *(const Vector *)(y + j + LANES);
+            }
+            if (j < whole)
+                even += *(const Vector *)(x + j) * *(const Vector *)(y + j);
+            float sum = 0;
+            for (int i = 0; i < LANES; i++)
+                sum += even[i] + odd[i];
+            for (j = whole; j < width; j++)
+                sum += x[j] * y[j];
+            sums[r * columns + c] += sum;
+        }
+}
+
+/* The last layers of the rate model, and the gradients of the bits by them: first, (H, n), is before they are rectified. */
+typedef struct {
+    int channels, hidden, middle;
+    Py_ssize_t by_first, by_value; /* from one plane to the next */
+    const float *first, *values, *shift, *mid, *mid_bias, *head, *head_bias, *back_mid, *back_head;
+    float *by_shift, *by_mid, *by_mid_bias, *by_head, *by_head_bias;
+} Ends;
+
+FOR_EACH_CPU
+static void ends_back(const Ends *m, Py_ssize_t n, float *scratch, Row *rows)
+{
+    const int C = m->channels, H = m->hidden, M = m->middle, L = LONGEST;
+    float *hidden = scratch, *middle = hidden + H * L, *heads = middle + M * L, *by_heads = heads + 2 * C * L;
+    float *by_middle = by_heads + 2 * C * L, *by_hidden = by_middle + M * L, *ones = by_hidden + H * L;
+    for (int j = 0; j < L; j++)
+        ones[j] = 1;
+    for (Py_ssize_t start = 0; start < n; start += L) {
+        const int width = (int)(n - start < L ? n - start : L);
+        for (int o = 0; o < H; o++) {
+            rows[o] = hidden + o * L;
+            for (int j = 0; j < width; j++)
+                hidden[o * L + j] = fmaxf(m->first[o * m->by_first + start + j] + m->shift[o], 0);
+        }
+        span(&(Product){m->mid, M, H, m->mid_bias, .rectified = 1}, width, rows, middle, L);
+        for (int o = 0; o < M; o++)
+            rows[o] = middle + o * L;
+        span(&(Product){m->head, 2 * C, M, m->head_bias}, width, rows, heads, L);
+        for (int c = 0; c < C; c++) {
+            float *by_mean = by_heads + c * L;
+            laplace(width, m->values + c * m->by_value + start, heads + c * L, heads + (C + c) * L, ones, by_mean, by_heads + (C + c) * L);
+            for (int j = 0; j < width; j++)
+                by_mean[j] = -by_mean[j];
+        }
+        for (int o = 0; o < 2 * C; o++)
+            rows[o] = by_heads + o * L;
+        span(&(Product){m->back_head, M, 2 * C, .kept = middle, .by_kept = L}, width, rows, by_middle, L);
+        for (int o = 0; o < M; o++)
+            rows[o] = by_middle + o * L;
+        span(&(Product){m->back_mid, H, M, .kept = hidden, .by_kept = L}, width, rows, by_hidden, L);
+        add_outer(H, 1, width, by_hidden, ones, m->by_shift);
+        add_outer(M, H, width, by_middle, hidden, m->by_mid);
+        add_outer(M, 1, width, by_middle, ones, m->by_mid_bias);
+        add_outer(2 * C, M, width, by_heads, middle, m->by_head);
+        add_outer(2 * C, 1, width, by_heads, ones, m->by_head_bias);
+    }
+}
+
 /* From here on: what Python sees. Arrays are checked, then the interpreter is let go. */
 
 enum { HELD = 3 * MOST };
@@ -636,11 +708,55 @@ static PyObject *rate(PyObject *module, PyObject *arguments)
     return held.failed ? NULL : PyFloat_FromDouble(bits);
 }
 
+static PyObject *rate_ends(PyObject *module, PyObject *arguments)
+{
+    PyObject *first_object, *values_object, *tuple, *found;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!", &first_object, &values_object, &PyTuple_Type, &tuple, &PyTuple_Type, &found))
+        return NULL;
+    if (PyTuple_Size(tuple) != 7 || PyTuple_Size(found) != 5) {
+        PyErr_SetString(PyExc_ValueError, "expected 7 and 5 arrays");
+        return NULL;
+    }
+    Held held = {0};
+    PyObject *part[7], *by[5];
+    for (int i = 0; i < 7; i++)
+        part[i] = PyTuple_GetItem(tuple, i);
+    for (int i = 0; i < 5; i++)
+        by[i] = PyTuple_GetItem(found, i);
+    Planes first = array(&held, first_object, 0, 0, SIZES(-1, -1));
+    Planes values = array(&held, values_object, 0, 0, SIZES(-1, first.shape[1])), mid = READ(part[1], -1, first.shape[0]);
+    Py_ssize_t H = first.shape[0], M = mid.shape[0], C = values.shape[0];
+    Ends model = {(int)C, (int)H, (int)M, first.by[0], values.by[0], first.at, values.at, .mid = mid.at};
+    model.shift = READ(part[0], H).at;
+    model.mid_bias = READ(part[2], M).at;
+    model.head = READ(part[3], 2 * C, M).at;
+    model.head_bias = READ(part[4], 2 * C).at;
+    model.back_mid = READ(part[5], H, M).at;
+    model.back_head = READ(part[6], M, 2 * C).at;
+    model.by_shift = (float *)WRITE(by[0], H).at;
+    model.by_mid = (float *)WRITE(by[1], M, H).at;
+    model.by_mid_bias = (float *)WRITE(by[2], M).at;
+    model.by_head = (float *)WRITE(by[3], 2 * C, M).at;
+    model.by_head_bias = (float *)WRITE(by[4], 2 * C).at;
+    float *scratch = memory(&held, (2 * H + 2 * M + 4 * C + 1) * LONGEST, sizeof(float));
+    Row *rows = memory(&held, H + M + 2 * C, sizeof(Row));
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        ends_back(&model, first.shape[1], scratch, rows);
+        Py_END_ALLOW_THREADS
+    }
+    free(scratch);
+    free(rows);
+    let_go(&held);
+    return held.failed ? NULL : Py_BuildValue("");
+}
+
 static PyMethodDef methods[] = {
     {"siren", siren, METH_VARARGS, "siren(x, layers, values, cosines or None)"},
     {"siren_backward", siren_backward, METH_VARARGS, "siren_backward(by_values, layers, cosines, by_x)"},
     {"convolve", convolve, METH_VARARGS, "convolve(planes, kernel, bias, kept, rectified, out)"},
     {"rate", rate, METH_VARARGS, "rate(values, trunk, parts, mask, gradients, by_values or mean, by_trunk or log_scale)"},
+    {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,6 +10,7 @@ def siren_backward(by_values: Floats, layers: tuple[Floats, ...], cosines: Float
 def convolve(
     planes: Floats, kernel: Floats, bias: Floats | None, kept: Floats | None, rectified: bool, out: Floats, /
 ) -> None: ...
+def rate_ends(first: Floats, values: Floats, parts: tuple[Floats, ...], gradients: tuple[Floats, ...], /) -> None: ...
 def rate(
     values: Floats,
     trunk: Floats | None,

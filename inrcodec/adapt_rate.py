@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inrcodec import rate
+from inrcodec import native, rate
 from inrcodec.adam import State, adam_step
 from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
 from inrcodec.entropy import encode_deltas
@@ -25,7 +25,7 @@ from inrcodec.graphs import Recorded
 from inrcodec.objective import Coded, within_memory
 from inrcodec.parallel import in_parallel
 from inrcodec.stripe import laplace, level_cells
-from inrcodec.tile import FieldModel
+from inrcodec.tile import FieldModel, compiled_for
 
 __all__ = ["adapt_rate"]
 
@@ -114,20 +114,28 @@ class _Sample:
 
     def slopes(self, changes: Tensor, first: Tensor, values: Tensor) -> Tensor:
         """The gradient of `bits` by changes, as far as cells (hidden, n), (C, n) of the sample tell."""
-        _, by_offset, by_log_scale, hidden, middle, mid, head = self._bits(changes, first, values)
-        by_out = torch.cat([-by_offset, by_log_scale])
-        by_middle = torch.ops.aten.threshold_backward(head.T @ by_out, middle, 0)
-        by_hidden = torch.ops.aten.threshold_backward(mid.T @ by_middle, hidden, 0)
-        by_parts = (by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1))
+        if compiled_for(first.device):
+            arrays = [part.numpy() for part in self._moved(changes)]
+            by_parts = [torch.from_numpy(by) for by in native.rate_slopes(first.numpy(), values.numpy(), arrays)]
+        else:
+            _, by_offset, by_log_scale, hidden, middle, mid, head = self._bits(changes, first, values)
+            by_out = torch.cat([-by_offset, by_log_scale])
+            by_middle = torch.ops.aten.threshold_backward(head.T @ by_out, middle, 0)
+            by_hidden = torch.ops.aten.threshold_backward(mid.T @ by_middle, hidden, 0)
+            by_parts = [by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1)]
         found = [(by * unit).flatten() for by, unit in zip(by_parts, self.units, strict=True)]
         return torch.cat(found) * (self.cells / values.shape[1])
 
-    def _bits(self, changes: Tensor, first: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-        """What `laplace` says of cells, and what it comes from: both hidden layers and the matrices behind them."""
+    def _moved(self, changes: Tensor) -> list[Tensor]:
+        """What is added to `first`, (hidden,), and the other parts, after changes."""
         split = torch.split(changes, [part.numel() for part in self.parts])
         moved = [change.view(unit.shape) * unit for change, unit in zip(split, self.units, strict=True)]
-        mid, mid_bias, head, head_bias = (part + by for part, by in zip(self.parts[1:], moved[1:], strict=True))
-        hidden = torch.relu(first + moved[0][:, None])
+        return [moved[0], *(part + by for part, by in zip(self.parts[1:], moved[1:], strict=True))]
+
+    def _bits(self, changes: Tensor, first: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """What `laplace` says of cells, and what it comes from: both hidden layers and the matrices behind them."""
+        shift, mid, mid_bias, head, head_bias = self._moved(changes)
+        hidden = torch.relu(first + shift[:, None])
         middle = torch.addmm(mid_bias[:, None], mid, hidden).relu_()
         mean, log_scale = torch.addmm(head_bias[:, None], head, middle).chunk(2)
         return *laplace(values - mean, log_scale), hidden, middle, mid, head

@@ -17,7 +17,7 @@ try:
 except ImportError:
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["Rate", "available", "convolved", "sines", "sines_backward"]
+__all__ = ["Rate", "available", "convolved", "rate_slopes", "sines", "sines_backward"]
 
 Floats = NDArray[np.float32]
 
@@ -64,6 +64,18 @@ def convolved(
     out = np.empty((len(kernel), height - 2, width - 2), np.float32) if out is None else out
     _kernels.convolve(planes, kernel, bias, kept, rectified, out)
     return out
+
+
+def rate_slopes(first: Floats, values: Floats, parts: Sequence[Floats]) -> list[Floats]:
+    """The gradients of the bits of values (C, n) by the last parts of a level's rate model.
+
+    first, (hidden, n), is what the first layer sums up to; the parts are what is added to it, (hidden,), and matrix and
+    bias of the middle layer and of the last.
+    """
+    found = [np.zeros(part.shape, np.float32) for part in parts]
+    backwards = (np.ascontiguousarray(parts[i].T) for i in (1, 3))
+    _kernels.rate_ends(first, values, (*parts, *backwards), tuple(found))
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from inrcodec.options import conditioning
 from inrcodec.prior import Prior
 from inrcodec.tile import FieldModel
 
+pytestmark = pytest.mark.usefixtures("arithmetic")
 INDEX = 90
 Q = torch.full((1, 1), conditioning(INDEX))
 
