@@ -132,6 +132,25 @@ INLINE void sines(int count, float *restrict values, float *restrict cosines)
     }
 }
 
+/* `fit.noisy_round` of values, and its slopes. */
+FOR_EACH_CPU
+static void rounded_softly(Py_ssize_t n, const float *restrict values, const float *restrict noise, float temperature,
+                           float *restrict rounded, float *restrict slopes)
+{
+    const float unit = 1 / temperature, half = 0.5f / tanhf(0.5f * unit), width = fminf(2.2f * temperature, 1);
+    for (Py_ssize_t j = 0; j < n; j++) {
+        float at = values[j], slope = 1;
+        for (int turn = 0; turn < 2; turn++) {
+            float middle = floorf(at) + 0.5f, power = expf(2 * unit * (at - middle));
+            float tangent = (power - 1) / (power + 1); /* tanh */
+            slope *= (1 - tangent * tangent) * half * unit;
+            at = middle + tangent * half + (turn ? 0 : (noise[j] - 0.5f) * width);
+        }
+        rounded[j] = at;
+        slopes[j] = slope;
+    }
+}
+
 typedef struct {
     int count; /* of sine layers; one more has no sine */
     struct { const float *matrix, *bias; int rows, inner; } at[MOST + 1];
@@ -751,11 +770,30 @@ static PyObject *rate_ends(PyObject *module, PyObject *arguments)
     return held.failed ? NULL : Py_BuildValue("");
 }
 
+static PyObject *round_softly(PyObject *module, PyObject *arguments)
+{
+    PyObject *values_object, *noise_object, *rounded_object, *slopes_object;
+    float temperature;
+    if (!PyArg_ParseTuple(arguments, "OOfOO", &values_object, &noise_object, &temperature, &rounded_object, &slopes_object))
+        return NULL;
+    Held held = {0};
+    Planes values = READ(values_object, -1), noise = READ(noise_object, values.shape[0]);
+    Planes rounded = WRITE(rounded_object, values.shape[0]), slopes = WRITE(slopes_object, values.shape[0]);
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        rounded_softly(values.shape[0], values.at, noise.at, temperature, (float *)rounded.at, (float *)slopes.at);
+        Py_END_ALLOW_THREADS
+    }
+    let_go(&held);
+    return held.failed ? NULL : Py_BuildValue("");
+}
+
 static PyMethodDef methods[] = {
     {"siren", siren, METH_VARARGS, "siren(x, layers, values, cosines or None)"},
     {"siren_backward", siren_backward, METH_VARARGS, "siren_backward(by_values, layers, cosines, by_x)"},
     {"convolve", convolve, METH_VARARGS, "convolve(planes, kernel, bias, kept, rectified, out)"},
     {"rate", rate, METH_VARARGS, "rate(values, trunk, parts, mask, gradients, by_values or mean, by_trunk or log_scale)"},
+    {"round_softly", round_softly, METH_VARARGS, "round_softly(values, noise, temperature, rounded, slopes)"},
     {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to)"},
     {NULL, NULL, 0, NULL},
 };

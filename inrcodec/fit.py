@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from inrcodec import native
 from inrcodec.adapt_filter import adapt_filter
 from inrcodec.adapt_rate import adapt_rate
 from inrcodec.analysis import analyse
@@ -48,10 +49,11 @@ from inrcodec.prior import Prior
 from inrcodec.rate import to_floats
 from inrcodec.rounding import optimised_rounding
 from inrcodec.siren import siren
-from inrcodec.tile import FieldModel
+from inrcodec.tile import FieldModel, compiled_for
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Fitted = tuple[tuple[NDArray[np.int32], ...], Deltas]  # fields (channels, rows, columns), level 0 first
+Back = Callable[[Tensor], Tensor]
 State = tuple[list[Tensor], list[Tensor]]  # fields (B, C, h, w), and their gradients' mean squares (B,)
 
 MEMORY = 0.9  # of the gradient's mean square
@@ -272,30 +274,34 @@ def _stepped(
     least = least_gradient(aim.q) * aim.moving
     levels = zip(fields, noises, felt, strict=True)
     pairs = list(in_parallel(partial(_rounded, z, temperature, noise, mask) for z, noise, mask in levels))
-    rounded = [value for _, value in pairs]
+    rounded = [value for value, _ in pairs]
     gradients = objective(aim.model, rounded, aim.target, aim.q, aim.lam, aim.weight, aim.coded)[1]
     moved = in_parallel(
-        partial(_moved, pairs[i], gradient, squares[i], size[:, i], count, least[i])
+        partial(_moved, fields[i], pairs[i][1], gradient, squares[i], size[:, i], count, least[i])
         for i, gradient in enumerate(gradients)
     )
     values, means = zip(*moved, strict=True)
     return list(values), list(means)
 
 
-def _rounded(values: Tensor, temperature: Tensor, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A leaf with the values of a level, and what `noisy_round` makes of it, times the mask."""
+def _rounded(values: Tensor, temperature: Tensor, noise: Tensor, mask: Tensor | None) -> tuple[Tensor, Back]:
+    """What `noisy_round` makes of a level, times the mask, and the gradient by the values, given that by it."""
+    if compiled_for(values.device):
+        found = native.rounded(values.flatten().numpy(), noise.flatten().numpy(), float(temperature))
+        rounded, slopes = (torch.from_numpy(part).view_as(values) for part in found)
+        return (rounded, slopes.mul) if mask is None else (rounded * mask, (slopes * mask).mul)
     with torch.enable_grad():
         leaf = values.detach().requires_grad_()
-        rounded = noisy_round(leaf, temperature, noise)
-        return leaf, rounded if mask is None else rounded * mask
+        softly = noisy_round(leaf, temperature, noise)
+        softly = softly if mask is None else softly * mask
+    return softly.detach(), lambda upstream: torch.autograd.grad(softly, leaf, upstream)[0]
 
 
 def _moved(
-    pair: tuple[Tensor, Tensor], upstream: Tensor, square: Tensor, size: Tensor, count: Tensor, least: Tensor
+    values: Tensor, back: Back, upstream: Tensor, square: Tensor, size: Tensor, count: Tensor, least: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What `descend` says of a pair of `_rounded`, given the gradient by its second."""
-    (gradient,) = torch.autograd.grad(pair[1], pair[0], upstream)
-    return descend(pair[0].detach(), gradient, square, size, count, least)
+    """What `descend` says of values, given the gradient by what `_rounded` has made of them."""
+    return descend(values, back(upstream), square, size, count, least)
 
 
 def schedule(weights: Mapping[str, Tensor], q: Tensor, part: float) -> tuple[Tensor, Tensor]:

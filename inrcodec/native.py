@@ -17,7 +17,7 @@ try:
 except ImportError:
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["Rate", "available", "convolved", "rate_slopes", "sines", "sines_backward"]
+__all__ = ["Rate", "available", "convolved", "rate_slopes", "rounded", "sines", "sines_backward"]
 
 Floats = NDArray[np.float32]
 
@@ -64,6 +64,13 @@ def convolved(
     out = np.empty((len(kernel), height - 2, width - 2), np.float32) if out is None else out
     _kernels.convolve(planes, kernel, bias, kept, rectified, out)
     return out
+
+
+def rounded(values: Floats, noise: Floats, temperature: float) -> tuple[Floats, Floats]:
+    """`fit.noisy_round` of values (n,) and of noise (n,), and its slopes."""
+    found, slopes = np.empty_like(values), np.empty_like(values)
+    _kernels.round_softly(values, noise, temperature, found, slopes)
+    return found, slopes
 
 
 def rate_slopes(first: Floats, values: Floats, parts: Sequence[Floats]) -> list[Floats]:

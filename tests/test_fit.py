@@ -8,6 +8,7 @@ from conftest import CHANNELS
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from inrcodec import native
 from inrcodec.deltas import pack_deltas
 from inrcodec.errors import OptionError
 from inrcodec.fit import (
@@ -95,7 +96,10 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **(kwargs or {}))
 
 
-def test_steps_read_nothing_from_the_device(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+def test_steps_read_nothing_from_the_device(
+    field_prior: Prior, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_kernels", None)  # of CPUs
     target = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 - 0.5
     counts = []
     for weight in (None, torch.ones(1, 1, 22, 37)):

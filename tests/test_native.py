@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import native
+from inrcodec.fit import noisy_round
 
 try:
     from inrcodec import _kernels
@@ -59,6 +60,16 @@ def test_sines_of_large_angles(largest: float) -> None:
     values = native.sines(x, layers, cosines)
     assert np.allclose(values, np.sin(x.astype(float)), atol=1e-4)
     assert np.allclose(cosines, np.cos(x.astype(float)), atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.3, 2.0])
+def test_soft_rounding_and_its_slopes(temperature: float) -> None:
+    values, noise = (5 * random(83)).requires_grad_(), torch.rand(83)
+    expected = noisy_round(values, torch.tensor(temperature), noise)
+    (slopes,) = torch.autograd.grad(expected.sum(), values)
+    found = native.rounded(values.detach().numpy(), noise.numpy(), temperature)
+    assert np.allclose(found[0], expected.detach(), atol=1e-4)
+    assert np.allclose(found[1], slopes, rtol=1e-3, atol=1e-4 * float(slopes.max()))
 
 
 @pytest.mark.parametrize("width", [1, 5, 16, 18, 83])
