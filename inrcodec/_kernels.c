@@ -9,6 +9,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -217,8 +218,8 @@ static void siren_back(const Layers *layers, Py_ssize_t n, const float *by_value
 }
 
 typedef struct {
-    const float *at;
-    Py_ssize_t shape[4], by[4]; /* strides in floats */
+    const void *at;
+    Py_ssize_t shape[4], by[4]; /* strides in items */
 } Planes;
 
 /* What a 3x3 kernel makes of planes (inner, h + 2, w + 2), (rows, h, w). */
@@ -230,7 +231,7 @@ static void convolved(const Product *product, const Planes *in, const Planes *ou
         for (int c = 0, k = 0; c < channels; c++)
             for (int dy = 0; dy < 3; dy++)
                 for (int dx = 0; dx < 3; dx++)
-                    rows[k++] = in->at + c * in->by[0] + (y + dy) * in->by[1] + dx;
+                    rows[k++] = (const float *)in->at + c * in->by[0] + (y + dy) * in->by[1] + dx;
         Product own = *product;
         if (own.kept)
             own.kept += y * out->shape[2];
@@ -447,6 +448,88 @@ static void ends_back(const Ends *m, Py_ssize_t n, float *scratch, Row *rows)
     }
 }
 
+/* What `entropy` knows of a level: integers, or these by powers of two, in doubles, whose sums are exact in any order. */
+typedef struct {
+    int channels, hidden, middle;
+    const double *causal, *mid, *mid_bias, *head, *head_bias, *least, *most;
+} Exact;
+
+enum { CELLS = 32, WIDE = 8 };
+typedef double Wide __attribute__((vector_size(8 * WIDE), aligned(8)));
+
+/* What a matrix (inner, rows) makes of (inner, CELLS), plus a bias or nothing: (rows, CELLS), rounded down. */
+FOR_EACH_CPU
+static void exact_product(int rows, int inner, const double *matrix, const double *bias, const double *x, double *out)
+{
+    for (int top = 0; top < rows; top += 2) {
+        const int next = top + 1 < rows; /* of an odd number of rows the last is done twice */
+        Wide one[CELLS / WIDE], two[CELLS / WIDE];
+        for (int v = 0; v < CELLS / WIDE; v++) {
+            one[v] = (bias ? bias[top] : 0) - (Wide){0};
+            two[v] = (bias ? bias[top + next] : 0) - (Wide){0};
+        }
+        for (int k = 0; k < inner; k++) {
+            const double first = matrix[k * rows + top], second = matrix[k * rows + top + next];
+            for (int v = 0; v < CELLS / WIDE; v++) {
+                Wide value = *(const Wide *)(x + k * CELLS + v * WIDE);
+                one[v] += first * value;
+                two[v] += second * value;
+            }
+        }
+        for (int v = 0; v < CELLS / WIDE; v++) {
+            *(Wide *)(out + top * CELLS + v * WIDE) = one[v];
+            *(Wide *)(out + (top + next) * CELLS + v * WIDE) = two[v];
+        }
+    }
+    for (int j = 0; j < rows * CELLS; j++)
+        out[j] = floor(out[j]);
+}
+
+INLINE void clipped(double *values, int count, double least, double most)
+{
+    for (int j = 0; j < count; j++)
+        values[j] = fmin(fmax(values[j], least), most);
+}
+
+/* Rounded means and rows of the table of n cells, at `places` of padded planes; `above` is of all cells of a block. */
+FOR_EACH_CPU
+static void symbols_at(const Exact *m, Py_ssize_t n, const double *padded, Py_ssize_t by_plane, const int64_t *places,
+                       const int64_t *offsets, const float *above, const int64_t *cells, int64_t *mean, int64_t *row,
+                       double *scratch)
+{
+    const int C = m->channels, H = m->hidden, M = m->middle;
+    double *context = scratch, *hidden = context + TAPS * C * CELLS, *middle = hidden + H * CELLS, *out = middle + M * CELLS;
+    for (Py_ssize_t start = 0; start < n; start += CELLS) {
+        const int count = (int)(n - start < CELLS ? n - start : CELLS);
+        for (int c = 0; c < C; c++)
+            for (int t = 0; t < TAPS; t++) {
+                double *taps = context + (c * TAPS + t) * CELLS;
+                for (int i = 0; i < count; i++)
+                    taps[i] = padded[c * by_plane + places[start + i] + offsets[t]];
+                for (int i = count; i < CELLS; i++)
+                    taps[i] = 0;
+            }
+        exact_product(H, TAPS * C, m->causal, NULL, context, hidden);
+        for (int i = 0; i < count; i++) {
+            const float *from = above + cells[start + i] * H;
+            for (int o = 0; o < H; o++)
+                hidden[o * CELLS + i] += from[o];
+        }
+        clipped(hidden, H * CELLS, 0, 65536);
+        exact_product(M, H, m->mid, m->mid_bias, hidden, middle);
+        clipped(middle, M * CELLS, 0, 65536);
+        exact_product(2 * C, M, m->head, m->head_bias, middle, out);
+        for (int c = 0; c < 2 * C; c++)
+            clipped(out + c * CELLS, CELLS, m->least[c], m->most[c]);
+        for (int i = 0; i < count; i++)
+            for (int c = 0; c < C; c++) {
+                const int64_t whole = (int64_t)out[c * CELLS + i], at = (start + i) * C + c;
+                row[at] = (int64_t)out[(C + c) * CELLS + i] * 16 + (whole & 15);
+                mean[at] = whole >> 4;
+            }
+    }
+}
+
 /* From here on: what Python sees. Arrays are checked, then the interpreter is let go. */
 
 enum { HELD = 3 * MOST };
@@ -461,9 +544,11 @@ static void let_go(Held *held)
         PyBuffer_Release(&held->views[i]);
 }
 
-/* A float32 array of these sizes, -1 for any. Rows are without gaps; `packed`: everything is. */
-static Planes array(Held *held, PyObject *object, int writable, int packed, int dims, const Py_ssize_t *sizes)
+/* An array of these sizes, -1 for any, of floats, doubles or int64 ('f', 'd' or 'l'). Rows are without gaps; `packed`:
+ * everything is. */
+static Planes array_of(char kind, Held *held, PyObject *object, int writable, int packed, int dims, const Py_ssize_t *sizes)
 {
+    const Py_ssize_t item = kind == 'f' ? 4 : 8;
     Planes found = {0};
     if (held->failed)
         return found;
@@ -476,14 +561,15 @@ static Planes array(Held *held, PyObject *object, int writable, int packed, int 
     if (PyObject_GetBuffer(object, view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)))
         return found;
     held->count++;
-    if (strcmp(view->format, "f") || view->ndim != dims) {
-        PyErr_Format(PyExc_ValueError, "expected float32 of %d dimensions, found %s of %d", dims, view->format, view->ndim);
+    const char found_kind = view->format[0] == 'q' ? 'l' : view->format[0];
+    if (found_kind != kind || view->format[1] || view->itemsize != item || view->ndim != dims) {
+        PyErr_Format(PyExc_ValueError, "expected type %c of %d dimensions, found %s of %d", kind, dims, view->format, view->ndim);
         return found;
     }
-    Py_ssize_t gapless = sizeof(float);
+    Py_ssize_t gapless = item;
     for (int i = dims - 1; i >= 0; i--) {
         found.shape[i] = view->shape[i];
-        found.by[i] = view->strides[i] / (Py_ssize_t)sizeof(float);
+        found.by[i] = view->strides[i] / item;
         if (sizes[i] >= 0 && view->shape[i] != sizes[i]) {
             PyErr_Format(PyExc_ValueError, "expected size %zd, found %zd", sizes[i], view->shape[i]);
             return found;
@@ -499,7 +585,13 @@ static Planes array(Held *held, PyObject *object, int writable, int packed, int 
     return found;
 }
 
+static Planes array(Held *held, PyObject *object, int writable, int packed, int dims, const Py_ssize_t *sizes)
+{
+    return array_of('f', held, object, writable, packed, dims, sizes);
+}
+
 #define SIZES(...) (int)(sizeof((Py_ssize_t[]){__VA_ARGS__}) / sizeof(Py_ssize_t)), (Py_ssize_t[]){__VA_ARGS__}
+#define NUMBERS(kind, object, ...) array_of(kind, &held, object, 0, 1, SIZES(__VA_ARGS__)).at
 #define READ(object, ...) array(&held, object, 0, 1, SIZES(__VA_ARGS__))
 #define WRITE(object, ...) array(&held, object, 1, 1, SIZES(__VA_ARGS__))
 
@@ -633,7 +725,8 @@ static float *padded(Held *held, const Planes *values, Py_ssize_t *by_row)
     memset(found, 0, (size_t)(channels * (height + 2) * *by_row) * sizeof(float));
     for (Py_ssize_t c = 0; c < channels; c++)
         for (Py_ssize_t y = 0; y < height; y++)
-            memcpy(found + (c * (height + 2) + y + 2) * *by_row + 2, values->at + c * values->by[0] + y * values->by[1],
+            memcpy(found + (c * (height + 2) + y + 2) * *by_row + 2,
+                   (const float *)values->at + c * values->by[0] + y * values->by[1],
                    (size_t)width * sizeof(float));
     return found;
 }
@@ -788,12 +881,58 @@ static PyObject *round_softly(PyObject *module, PyObject *arguments)
     return held.failed ? NULL : Py_BuildValue("");
 }
 
+static PyObject *symbols(PyObject *module, PyObject *arguments)
+{
+    PyObject *padded_object, *places_object, *offsets_object, *above_object, *cells_object, *tuple, *mean_object, *row_object;
+    if (!PyArg_ParseTuple(arguments, "OOOOOO!OO", &padded_object, &places_object, &offsets_object, &above_object, &cells_object,
+                          &PyTuple_Type, &tuple, &mean_object, &row_object))
+        return NULL;
+    if (PyTuple_Size(tuple) != 7) {
+        PyErr_SetString(PyExc_ValueError, "expected 7 arrays");
+        return NULL;
+    }
+    Held held = {0};
+    PyObject *part[7];
+    for (int i = 0; i < 7; i++)
+        part[i] = PyTuple_GetItem(tuple, i);
+    Planes padded = array_of('d', &held, padded_object, 0, 1, SIZES(-1, -1));
+    Planes places = array_of('l', &held, places_object, 0, 1, SIZES(-1)), above = READ(above_object, -1, -1);
+    Planes mid = array_of('d', &held, part[1], 0, 1, SIZES(above.shape[1], -1));
+    Py_ssize_t C = padded.shape[0], H = above.shape[1], M = mid.shape[1], n = places.shape[0];
+    const int64_t *offsets = NUMBERS('l', offsets_object, TAPS), *cells = NUMBERS('l', cells_object, n), *at = places.at;
+    Exact model = {(int)C, (int)H, (int)M, NUMBERS('d', part[0], TAPS * C, H), mid.at};
+    model.mid_bias = NUMBERS('d', part[2], M);
+    model.head = NUMBERS('d', part[3], M, 2 * C);
+    model.head_bias = NUMBERS('d', part[4], 2 * C);
+    model.least = NUMBERS('d', part[5], 2 * C);
+    model.most = NUMBERS('d', part[6], 2 * C);
+    int64_t *mean = (int64_t *)array_of('l', &held, mean_object, 1, 1, SIZES(n * C)).at;
+    int64_t *row = (int64_t *)array_of('l', &held, row_object, 1, 1, SIZES(n * C)).at;
+    double *scratch = memory(&held, (TAPS * C + H + M + 2 * C) * CELLS, sizeof(double));
+    for (Py_ssize_t i = 0; !held.failed && i < n; i++)
+        for (int t = 0; t < TAPS; t++)
+            if (at[i] + offsets[t] < 0 || at[i] + offsets[t] >= padded.shape[1] || cells[i] < 0 || cells[i] >= above.shape[0]) {
+                PyErr_SetString(PyExc_ValueError, "a cell lies outside of its arrays");
+                held.failed = 1;
+                break;
+            }
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        symbols_at(&model, n, padded.at, padded.shape[1], at, offsets, above.at, cells, mean, row, scratch);
+        Py_END_ALLOW_THREADS
+    }
+    free(scratch);
+    let_go(&held);
+    return held.failed ? NULL : Py_BuildValue("");
+}
+
 static PyMethodDef methods[] = {
     {"siren", siren, METH_VARARGS, "siren(x, layers, values, cosines or None)"},
     {"siren_backward", siren_backward, METH_VARARGS, "siren_backward(by_values, layers, cosines, by_x)"},
     {"convolve", convolve, METH_VARARGS, "convolve(planes, kernel, bias, kept, rectified, out)"},
     {"rate", rate, METH_VARARGS, "rate(values, trunk, parts, mask, gradients, by_values or mean, by_trunk or log_scale)"},
     {"round_softly", round_softly, METH_VARARGS, "round_softly(values, noise, temperature, rounded, slopes)"},
+    {"symbols", symbols, METH_VARARGS, "symbols(padded, places, offsets, above, cells, parts, mean, row)"},
     {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to)"},
     {NULL, NULL, 0, NULL},
 };

@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Exact = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 def siren(x: Floats, layers: tuple[Floats, ...], values: Floats, cosines: Floats | None, /) -> None: ...
 def siren_backward(by_values: Floats, layers: tuple[Floats, ...], cosines: Floats, by_x: Floats, /) -> None: ...
@@ -11,6 +13,17 @@ def convolve(
     planes: Floats, kernel: Floats, bias: Floats | None, kept: Floats | None, rectified: bool, out: Floats, /
 ) -> None: ...
 def round_softly(values: Floats, noise: Floats, temperature: float, rounded: Floats, slopes: Floats, /) -> None: ...
+def symbols(
+    padded: Exact,
+    places: Ints,
+    offsets: Ints,
+    above: Floats,
+    cells: Ints,
+    parts: tuple[Exact, ...],
+    mean: Ints,
+    row: Ints,
+    /,
+) -> None: ...
 def rate_ends(first: Floats, values: Floats, parts: tuple[Floats, ...], gradients: tuple[Floats, ...], /) -> None: ...
 def rate(
     values: Floats,

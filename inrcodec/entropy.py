@@ -63,6 +63,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from inrcodec import native
 from inrcodec.errors import PriorError, SinrError
 from inrcodec.options import MAX_QUALITY_INDEX
 
@@ -127,11 +128,18 @@ class _Level:
         bias: Ints = (self.bias @ np.array([1, n, n * n])) >> 24
         return bias.astype(np.float64)
 
-    def symbols_of(self, z: Exact, above: Exact | NDArray[np.float32]) -> tuple[Ints, Ints]:
-        """Rounded means and table rows from causal values (N, 11 * channels) and above (N, hidden): (N * channels,)."""
-        hidden = z @ self.causal
+    def symbols(self, padded: Exact, waves: _Wavefronts, wave: slice, above: NDArray[np.float32]) -> tuple[Ints, Ints]:
+        """Rounded means and table rows of a wavefront's cells, (N * channels,), from the padded values of their block.
+
+        above: what quality and coarser levels say of all cells of the block, (cells, hidden).
+        """
+        cells, places = waves.cells[wave], waves.places[wave]
+        if native.available():
+            parts = (self.causal, *self.mid, *self.head, *self.limits)
+            return native.symbols(padded.reshape(self.channels, -1), places, waves.offsets, above, cells, parts)
+        hidden = waves.context(padded, wave) @ self.causal
         np.floor(hidden, out=hidden)
-        hidden += above
+        hidden += above.take(cells, axis=0)
         hidden.clip(0, TOP, out=hidden)
         middle = _layer(hidden, self.mid)
         middle.clip(0, TOP, out=middle)
@@ -248,7 +256,7 @@ class RateModel:
         padded = waves.pad(values)
         flat = values.reshape(len(values), -1)[:, waves.cells].T.astype(np.int64)  # (cells, channels)
         for wave in waves:
-            centre, row = level.symbols_of(waves.context(padded, wave), above.take(waves.cells[wave], axis=0))
+            centre, row = level.symbols(padded, waves, wave, above)
             shift = self.shift[row]
             low = flat[wave].ravel() - centre
             high = low >> shift
@@ -266,7 +274,7 @@ class RateModel:
         padded = waves.pad(np.zeros(shape))
         flat = padded.reshape(shape[0], -1)
         for wave in waves:
-            centre, row = level.symbols_of(waves.context(padded, wave), above.take(waves.cells[wave], axis=0))
+            centre, row = level.symbols(padded, waves, wave, above)
             symbol = decoder.decode(_SYMBOLS, self.table.take(row, axis=0))
             value = symbol.astype(np.int64)
             value -= REACH

@@ -17,7 +17,7 @@ try:
 except ImportError:
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["Rate", "available", "convolved", "rate_slopes", "rounded", "sines", "sines_backward"]
+__all__ = ["Rate", "available", "convolved", "rate_slopes", "rounded", "sines", "sines_backward", "symbols"]
 
 Floats = NDArray[np.float32]
 
@@ -83,6 +83,24 @@ def rate_slopes(first: Floats, values: Floats, parts: Sequence[Floats]) -> list[
     backwards = (np.ascontiguousarray(parts[i].T) for i in (1, 3))
     _kernels.rate_ends(first, values, (*parts, *backwards), tuple(found))
     return found
+
+
+def symbols(
+    padded: NDArray[np.float64],
+    places: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    above: Floats,
+    cells: NDArray[np.int64],
+    parts: tuple[NDArray[np.float64], ...],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rounded means and table rows, (N * channels,), of cells at places (N,) of padded values (channels, size).
+
+    offsets: of the taps. above: what the first layer has beside these, (all cells, hidden), and `cells` (N,) which of
+    them. parts: `entropy`'s tensors of a level, from `causal` on.
+    """
+    mean, row = (np.empty(len(places) * len(padded), np.int64) for _ in range(2))
+    _kernels.symbols(padded, places, offsets, above, cells, parts, mean, row)
+    return mean, row
 
 
 @dataclass(frozen=True, eq=False)

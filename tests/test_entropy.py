@@ -146,6 +146,7 @@ def plain_symbols(
     return out
 
 
+@pytest.mark.usefixtures("arithmetic")
 def test_probabilities_are_those_of_the_spec_in_plain_integers() -> None:
     from inrcodec.entropy import _Wavefronts
     from inrcodec.rate import init_rate
@@ -162,7 +163,7 @@ def test_probabilities_are_those_of_the_spec_in_plain_integers() -> None:
     padded = waves.pad(fields[0].astype(np.float64))
     for wave in waves:
         cells = waves.cells[wave]
-        centre, row = model.levels[0].symbols_of(waves.context(padded, wave), above[cells])
+        centre, row = model.levels[0].symbols(padded, waves, wave, above)
         assert list(zip(centre.tolist(), row.tolist(), strict=True)) == [expected[i] for i in cells]
     assert len({row for _, row in expected}) > 20  # the case is not trivial
 

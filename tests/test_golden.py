@@ -25,6 +25,7 @@ def test_no_golden_file_is_missing_or_new() -> None:
     assert {path.name for path in golden.FOLDER.iterdir()} == {golden.INDEX.name} | INDEX.keys() | pictures
 
 
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("name", INDEX)
 def test_a_golden_file_holds_the_same_numbers_and_the_same_picture(name: str) -> None:
     data, prior = (golden.FOLDER / name).read_bytes(), golden.carried_prior(kind_of(name))

@@ -119,3 +119,14 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         _kernels.siren(x, parts[:2], np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32))
     with pytest.raises(ValueError, match="expected 11 arrays"):
         _kernels.rate(planes, None, parts, None, False, planes.copy(), planes.copy())
+
+
+def test_cells_outside_of_their_arrays_are_refused() -> None:
+    padded, above = np.zeros((1, 30)), np.zeros((4, 8), np.float32)
+    parts = (np.zeros((11, 8)), np.zeros((8, 5)), np.zeros(5), np.zeros((5, 2)), *np.zeros((3, 2)))
+    offsets, places, cells = np.arange(-11, 0), np.array([11, 29]), np.array([0, 3])
+    mean, row = native.symbols(padded, places, offsets, above, cells, parts)
+    assert not mean.any() and not row.any()
+    for at, which in ((np.array([10, 29]), cells), (places + 12, cells), (places, cells + 1), (places, cells - 1)):
+        with pytest.raises(ValueError, match="outside"):
+            native.symbols(padded, at, offsets, above, which, parts)
