@@ -1,6 +1,6 @@
-/* The arithmetic of a fit on a CPU: what `objective` computes of a tile and of a stripe, fused so that nothing but
- * a row of a few dozen planes is ever in flight. `native` says what goes in and out; without this module, which
- * needs a C compiler when the package is installed, PyTorch computes the same.
+/* The arithmetic of fits, pictures and probabilities on a CPU: the layers of all networks, fused so that nothing but
+ * rows of a few dozen planes is ever in flight. `native` says what goes in and out; without this module, which needs a
+ * C compiler when the package is installed, NumPy and PyTorch compute the same.
  *
  * Planes are float32 and lie row by row. All products are `span`'s: matrices (rows, inner) times the rows of planes
  * that a list of pointers names, so that a convolution, a causal context and a layer are the same to it.
@@ -85,7 +85,7 @@ INLINE void panels(const Product *p, const int count, int at, const Row *x, floa
         panel(p, 1, count, top, at, x, out, by_out);
 }
 
-/* The product of a matrix and `width` places of rows: planes `out`, `by_out` apart. It must not be what is read. */
+/* The product of a matrix and `width` places of rows: planes `out`, `by_out` apart. They must not be what is read. */
 FOR_EACH_CPU
 static void span(const Product *p, int width, const Row *x, float *out, Py_ssize_t by_out)
 {
