@@ -108,7 +108,7 @@ def objective(
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
-    network = Network.of(model, q)
+    network, fields = Network.of(model, q), [z.contiguous() for z in fields]
     gradients = [torch.zeros_like(z) for z in fields]
     by_shown = gradients if coded is None else [torch.zeros_like(z) for z in fields]
     of_tiles: list[tuple[int, Piece]] = []  # which picture, and the work
@@ -174,7 +174,7 @@ def costs(
     coded: Sequence[Coded] | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Error / lambda of each pixel (B, H, W), and bits of each cell of the finest `levels` (B, h, w): terms of J."""
-    network = Network.of(model, q)
+    network, fields = Network.of(model, q), [z.contiguous() for z in fields]
     error = target.new_zeros(target[:, 0].shape)
     bits = [z.new_zeros(z[:, 0].shape) for z in fields[:levels]]
     seen = shown(fields, coded)
@@ -212,6 +212,7 @@ def costs(
 @within_memory
 def distributions(model: FieldModel, fields: Sequence[Tensor], q: Tensor, levels: int) -> list[tuple[Tensor, Tensor]]:
     """`rate.distributions` of the finest `levels` of fields (B, C, h, w); q (1, 1) of them all."""
+    fields = [z.contiguous() for z in fields]
     trunks = rate.trunks(model.weights, fields)
     planes, rates = [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]], compiled_rates(model, q)
 

@@ -89,6 +89,19 @@ def test_only_coded_cells_have_bits_and_the_others_go_on_from_them(monkeypatch: 
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_fields_may_lie_in_any_order_in_memory() -> None:
+    model, target, q = FieldModel(field_weights(), OMEGAS, CHANNELS), torch.rand(2, 3, 70, 45) - 0.5, torch.zeros(1, 1)
+    whole, expected = objective(model, random_fields(70, 45, 2), target, q, 300.0)
+    turned = [z.contiguous(memory_format=torch.channels_last) for z in random_fields(70, 45, 2)]
+    same, found = objective(model, turned, target.contiguous(memory_format=torch.channels_last), q, 300.0)
+    assert float(same) == pytest.approx(float(whole), rel=1e-6)
+    for a, b in zip(expected, found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+    for given in (turned, random_fields(70, 45, 2)):
+        error, _ = costs(model, given, target, q, 300.0, 1)
+        assert float(error.sum()) > 0 and len(module.distributions(model, given, q, 2)) == 2
+
+
 def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FieldModel(field_weights(), OMEGAS, CHANNELS)
     fields, target, q = random_fields(70, 45), torch.rand(1, 3, 70, 45) - 0.5, torch.zeros(1, 1)
