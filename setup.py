@@ -9,7 +9,7 @@ setup(
             ["inrcodec/_kernels.c"],
             libraries=["m"],  # with glibc its vector functions, too
             extra_compile_args=["-O3", "-ffast-math", "-fno-associative-math"],  # angles are reduced in this very order
-            optional=True,  # without it a CPU fits two to three times as long
+            optional=True,  # without it a CPU fits half as long again
             py_limited_api=True,
         )
     ],

@@ -532,16 +532,21 @@ static void symbols_at(const Exact *m, Py_ssize_t n, const double *padded, Py_ss
 
 /* From here on: what Python sees. Arrays are checked, then the interpreter is let go. */
 
-enum { HELD = 3 * MOST };
+enum { HELD = 3 * MOST, OWNED = 4 };
 typedef struct {
     Py_buffer views[HELD];
-    int count, failed;
+    void *owned[OWNED];
+    int count, owns, failed;
 } Held;
 
-static void let_go(Held *held)
+/* `result`, or None without one, or NULL after a failure; whatever is held is let go. */
+static PyObject *finished(Held *held, PyObject *result)
 {
     for (int i = 0; i < held->count; i++)
         PyBuffer_Release(&held->views[i]);
+    for (int i = 0; i < held->owns; i++)
+        free(held->owned[i]);
+    return held->failed || result ? result : Py_BuildValue("");
 }
 
 /* An array of these sizes, -1 for any, of floats, doubles or int64 ('f', 'd' or 'l'). Rows are without gaps; `packed`:
@@ -595,6 +600,7 @@ static Planes array(Held *held, PyObject *object, int writable, int packed, int 
 #define READ(object, ...) array(&held, object, 0, 1, SIZES(__VA_ARGS__))
 #define WRITE(object, ...) array(&held, object, 1, 1, SIZES(__VA_ARGS__))
 
+/* Room for so many items, at most OWNED times, NULL after a failure. */
 static void *memory(Held *held, Py_ssize_t count, size_t size)
 {
     void *found = held->failed ? NULL : malloc((size_t)(count ? count : 1) * size);
@@ -602,6 +608,8 @@ static void *memory(Held *held, Py_ssize_t count, size_t size)
         held->failed = 1;
         PyErr_NoMemory();
     }
+    if (found)
+        held->owned[held->owns++] = found;
     return found;
 }
 
@@ -609,6 +617,8 @@ static void *memory(Held *held, Py_ssize_t count, size_t size)
 static Layers layers_of(Held *held, PyObject *tuple, int each, Py_ssize_t inner, Py_ssize_t skipped, Py_ssize_t *units)
 {
     Layers found = {0};
+    if (held->failed)
+        return found;
     Py_ssize_t count = PyTuple_Size(tuple) / each;
     if (count < 2 || count > MOST + 1 || inner > 1024 || skipped > 1024) {
         if (!PyErr_Occurred())
@@ -643,9 +653,7 @@ static PyObject *siren(PyObject *module, PyObject *arguments)
     Held held = {0};
     Py_ssize_t units = 0;
     Planes x = READ(x_object, -1, -1);
-    Layers layers = {0};
-    if (!held.failed)
-        layers = layers_of(&held, tuple, 2, x.shape[0], x.shape[0], &units);
+    Layers layers = layers_of(&held, tuple, 2, x.shape[0], x.shape[0], &units);
     Planes values = WRITE(values_object, layers.at[layers.count].rows, x.shape[1]);
     Planes cosines = {0};
     if (!Py_IsNone(cosines_object))
@@ -656,9 +664,7 @@ static PyObject *siren(PyObject *module, PyObject *arguments)
         siren_at(&layers, x.shape[1], x.at, (int)x.shape[0], (float *)values.at, (float *)cosines.at, scratch);
         Py_END_ALLOW_THREADS
     }
-    free(scratch);
-    let_go(&held);
-    return held.failed ? NULL : Py_BuildValue("");
+    return finished(&held, NULL);
 }
 
 static PyObject *siren_backward(PyObject *module, PyObject *arguments)
@@ -669,9 +675,7 @@ static PyObject *siren_backward(PyObject *module, PyObject *arguments)
     Held held = {0};
     Py_ssize_t units = 0;
     Planes by_values = READ(by_values_object, -1, -1);
-    Layers layers = {0};
-    if (!held.failed)
-        layers = layers_of(&held, tuple, 1, by_values.shape[0], by_values.shape[0], &units);
+    Layers layers = layers_of(&held, tuple, 1, by_values.shape[0], by_values.shape[0], &units);
     Planes cosines = READ(cosines_object, units, by_values.shape[1]);
     Planes by_x = WRITE(by_x_object, layers.at[layers.count].rows, by_values.shape[1]);
     float *scratch = memory(&held, units * LONGEST, sizeof(float));
@@ -680,9 +684,7 @@ static PyObject *siren_backward(PyObject *module, PyObject *arguments)
         siren_back(&layers, by_values.shape[1], by_values.at, (int)by_values.shape[0], cosines.at, units, (float *)by_x.at, scratch);
         Py_END_ALLOW_THREADS
     }
-    free(scratch);
-    let_go(&held);
-    return held.failed ? NULL : Py_BuildValue("");
+    return finished(&held, NULL);
 }
 
 static PyObject *convolve(PyObject *module, PyObject *arguments)
@@ -709,9 +711,7 @@ static PyObject *convolve(PyObject *module, PyObject *arguments)
         convolved(&product, &planes, &out, list);
         Py_END_ALLOW_THREADS
     }
-    free(list);
-    let_go(&held);
-    return held.failed ? NULL : Py_BuildValue("");
+    return finished(&held, NULL);
 }
 
 /* Planes (C, h, w) with two rows of zeros above and two columns beside. */
@@ -812,12 +812,7 @@ static PyObject *rate(PyObject *module, PyObject *arguments)
             }
         Py_END_ALLOW_THREADS
     }
-    free(around);
-    free(gradient);
-    free(scratch);
-    free(rows);
-    let_go(&held);
-    return held.failed ? NULL : PyFloat_FromDouble(bits);
+    return finished(&held, held.failed ? NULL : PyFloat_FromDouble(bits));
 }
 
 static PyObject *rate_ends(PyObject *module, PyObject *arguments)
@@ -857,10 +852,7 @@ static PyObject *rate_ends(PyObject *module, PyObject *arguments)
         ends_back(&model, first.shape[1], scratch, rows);
         Py_END_ALLOW_THREADS
     }
-    free(scratch);
-    free(rows);
-    let_go(&held);
-    return held.failed ? NULL : Py_BuildValue("");
+    return finished(&held, NULL);
 }
 
 static PyObject *round_softly(PyObject *module, PyObject *arguments)
@@ -877,8 +869,7 @@ static PyObject *round_softly(PyObject *module, PyObject *arguments)
         rounded_softly(values.shape[0], values.at, noise.at, temperature, (float *)rounded.at, (float *)slopes.at);
         Py_END_ALLOW_THREADS
     }
-    let_go(&held);
-    return held.failed ? NULL : Py_BuildValue("");
+    return finished(&held, NULL);
 }
 
 static PyObject *symbols(PyObject *module, PyObject *arguments)
@@ -921,9 +912,7 @@ static PyObject *symbols(PyObject *module, PyObject *arguments)
         symbols_at(&model, n, padded.at, padded.shape[1], at, offsets, above.at, cells, mean, row, scratch);
         Py_END_ALLOW_THREADS
     }
-    free(scratch);
-    let_go(&held);
-    return held.failed ? NULL : Py_BuildValue("");
+    return finished(&held, NULL);
 }
 
 static PyMethodDef methods[] = {
