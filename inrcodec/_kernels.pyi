@@ -1,4 +1,4 @@
-"""What `_kernels.c` makes; `native` says what the arrays are. ValueError for arrays of another type or shape."""
+"""What `csrc` makes; `native` says what the arrays are. ValueError for arrays of another type or shape."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,20 @@ Floats = NDArray[np.float32]
 Exact = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-def siren(x: Floats, layers: tuple[Floats, ...], values: Floats, cosines: Floats | None, /) -> None: ...
-def siren_backward(by_values: Floats, layers: tuple[Floats, ...], cosines: Floats, by_x: Floats, /) -> None: ...
-def convolve(
-    planes: Floats, kernel: Floats, bias: Floats | None, kept: Floats | None, rectified: bool, out: Floats, /
-) -> None: ...
+def siren(x: Floats, layers: tuple[Floats, ...], values: Floats, /) -> None: ...
+def convolve(planes: Floats, kernel: Floats, bias: Floats | None, rectified: bool, out: Floats, /) -> None: ...
+def tile(
+    x: Floats,
+    place: tuple[int, int, int, int],
+    forwards: tuple[Floats, ...],
+    backwards: tuple[Floats, ...],
+    kernels: tuple[Floats, ...],
+    target: Floats | None,
+    weight: Floats | None,
+    scale: float,
+    by_x_or_picture: Floats,
+    /,
+) -> float: ...
 def round_softly(values: Floats, noise: Floats, temperature: float, rounded: Floats, slopes: Floats, /) -> None: ...
 def symbols(
     padded: Exact,

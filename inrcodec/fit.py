@@ -154,7 +154,7 @@ class _Fit:
     def __init__(self, prior: Prior, model: FieldModel, given: Given, seed: int) -> None:
         self.prior, self.given, self.seed = prior, given, seed
         device, coded, index = model.device, given.coded, given.quality_index
-        target = torch.from_numpy(given.pixels).to(device).permute(2, 0, 1)[None].float() / 255 - 0.5
+        target = torch.from_numpy(given.pixels).to(device).permute(2, 0, 1)[None].float().contiguous() / 255 - 0.5
         q = torch.full((1, 1), conditioning(index), device=device)
         self.deltas = given.start[1] if given.start else Deltas()
         if given.start:

@@ -17,7 +17,7 @@ try:
 except ImportError:
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["Rate", "available", "convolved", "rate_slopes", "rounded", "sines", "sines_backward", "symbols"]
+__all__ = ["Rate", "Restored", "available", "convolved", "rate_slopes", "rounded", "sines", "symbols"]
 
 Floats = NDArray[np.float32]
 
@@ -27,42 +27,21 @@ def available() -> bool:
     return _kernels is not None
 
 
-def sines(x: Floats, layers: Sequence[Floats], cosines: Floats | None = None) -> Floats:
+def sines(x: Floats, layers: Sequence[Floats]) -> Floats:
     """What a SIREN says at n places of planes (C, n), (N, n).
 
-    layers: matrix and bias of each, omega included; the last matrix is of the last sines and of x. Where it has sines,
-    the cosines, (units, n), are written if they are asked for.
+    layers: matrix and bias of each, omega included; the last matrix is of the last sines and of x.
     """
     values = np.empty((len(layers[-1]), x.shape[1]), np.float32)
-    _kernels.siren(x, tuple(layers), values, cosines)
+    _kernels.siren(x, tuple(layers), values)
     return values
 
 
-def sines_backward(by_values: Floats, layers: Sequence[Floats], cosines: Floats) -> Floats:
-    """The gradient by x, (C, n), given that by the values, (N, n).
-
-    layers: the transposed matrices, the last layer's first; the first layer's is of values, too.
-    """
-    by_x = np.empty((len(layers[-1]), by_values.shape[1]), np.float32)
-    _kernels.siren_backward(by_values, tuple(layers), cosines, by_x)
-    return by_x
-
-
-def convolved(
-    planes: Floats,
-    kernel: Floats,
-    bias: Floats | None = None,
-    kept: Floats | None = None,
-    rectified: bool = False,
-    out: Floats | None = None,
-) -> Floats:
-    """What a 3x3 kernel (N, C, 3, 3) makes of planes (C, h + 2, w + 2): (N, h, w), in `out` if there is one.
-
-    It is zero where `kept` (N, h, w) is not positive, and, if rectified, wherever it would be negative.
-    """
+def convolved(planes: Floats, kernel: Floats, bias: Floats | None = None, rectified: bool = False) -> Floats:
+    """What a 3x3 kernel (N, C, 3, 3) makes of planes (C, h + 2, w + 2): (N, h, w), 0 in place of less if rectified."""
     height, width = planes.shape[1:]
-    out = np.empty((len(kernel), height - 2, width - 2), np.float32) if out is None else out
-    _kernels.convolve(planes, kernel, bias, kept, rectified, out)
+    out = np.empty((len(kernel), height - 2, width - 2), np.float32)
+    _kernels.convolve(planes, kernel, bias, rectified, out)
     return out
 
 
@@ -101,6 +80,37 @@ def symbols(
     mean, row = (np.empty(len(places) * len(padded), np.int64) for _ in range(2))
     _kernels.symbols(padded, places, offsets, above, cells, parts, mean, row)
     return mean, row
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A SIREN and the filter behind it, at tiles of a picture.
+
+    x (C, rows, columns) are the planes that the SIREN sees in a tile and in what is around it, two pixels at most. A
+    place is how many pixels less than two that is above the tile and on its left, and the tile's height and width.
+    """
+
+    forwards: tuple[Floats, ...]  # `sines`' layers
+    backwards: tuple[
+        Floats, ...
+    ]  # the transposed matrices, the last layer's first; the first layer's is of values, too
+    kernels: tuple[
+        Floats, ...
+    ]  # kernel and bias of the filter's layers, and kernels of the gradients, last layer first
+
+    def picture(self, x: Floats, place: tuple[int, int, int, int]) -> Floats:
+        """The tile, (3, height, width)."""
+        out = np.empty((3, *place[2:]), np.float32)
+        _kernels.tile(x, place, self.forwards, self.backwards, self.kernels, None, None, 1.0, out)
+        return out
+
+    def error_and_slopes(
+        self, x: Floats, place: tuple[int, int, int, int], target: Floats, weight: Floats | None, scale: float
+    ) -> tuple[float, Floats]:
+        """The squared error of the tile times a weight (height, width) and a scale, and its gradient by x."""
+        by_x = np.empty_like(x)
+        error = _kernels.tile(x, place, self.forwards, self.backwards, self.kernels, target, weight, scale, by_x)
+        return error, by_x
 
 
 @dataclass(frozen=True, eq=False)

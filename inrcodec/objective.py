@@ -108,7 +108,7 @@ def objective(
 
     weight (1, 1, H, W), of them all, is of each pixel's squared error. Cells that are not coded must be zero.
     """
-    network, fields = Network.of(model, q), [z.contiguous() for z in fields]
+    network, fields, target = Network.of(model, q), [z.contiguous() for z in fields], target.contiguous()
     gradients = [torch.zeros_like(z) for z in fields]
     by_shown = gradients if coded is None else [torch.zeros_like(z) for z in fields]
     of_tiles: list[tuple[int, Piece]] = []  # which picture, and the work
@@ -251,9 +251,7 @@ def _error_and_gradients(
 ) -> tuple[Tensor | float, list[Part]]:
     """Weighted error of a tile of a picture (3, H, W) over lambda, and its gradients by the fields (C, h, w)."""
     tile = tile_of(network, fields, target.shape[1:], rows, columns)
-    missing = tile.picture() - target[:, rows, columns]
-    weighted = missing if weight is None else missing * weight
-    return (missing * weighted).sum() * (SQUARED_UNIT / lam), tile.backward(weighted * (2 * SQUARED_UNIT / lam))
+    return tile.error_and_gradients(target[:, rows, columns], weight, SQUARED_UNIT / lam)
 
 
 def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -36,7 +36,7 @@ __all__ = [
     "tiles",
 ]
 
-TILE = {"cpu": 128, "cuda": 1024}  # pixels along a side; of a CPU's, 32 features are 2 MB
+TILE = {"cpu": 188, "cuda": 1024}  # pixels along a side
 
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
 
@@ -118,23 +118,16 @@ class Network:
         )
 
     @cached_property
-    def compiled(self) -> Compiled:
+    def compiled(self) -> native.Restored:
         """What `native` wants."""
         wholes = [torch.cat([self.out[0], self.skip], 1), self.out[1][:, 0]]
         forwards = [part for matrix, bias in self.layers for part in (matrix, bias[:, 0])] + wholes
         first, *others = (matrix.T for matrix, _ in self.layers)
         backwards = [self.out[0].T, *reversed(others), torch.cat([first, self.skip.T], 1)]
-        kernels = self.filter[0], self.last[0], *self.back
-        return Compiled(*([part.contiguous().numpy() for part in parts] for parts in (forwards, backwards, kernels)))
-
-
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """A network as `native` wants it."""
-
-    forwards: list[native.Floats]
-    backwards: list[native.Floats]
-    kernels: list[native.Floats]  # of the filter's layers, and of their gradients, second layer first
+        kernels = [*self.filter, self.last[0], self.last[1].flatten(), *self.back]
+        return native.Restored(
+            *(tuple(p.contiguous().numpy() for p in parts) for parts in (forwards, backwards, kernels))
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -185,21 +178,24 @@ class Tile:
                 self.places.append((over_rows, down, over_columns, across))
             else:
                 planes.append(step * values[:, self.rows, self.columns])
-        self.x = torch.cat(planes).flatten(1)  # (C, n)
-        values = self._sines().view(3, *self.shape)
-        self.values = values
-        """What the SIREN says, (3, rows, columns)."""
-        count = network.filter[0].shape[1] - 3
-        self.seen = torch.cat([values, self.x[:count].view(count, *self.shape)])[None]
-        """What the filter looks at, (1, C, rows, columns)."""
+        self.x = torch.cat(planes)
+        """What the SIREN sees, (C, rows, columns)."""
 
-    def _sines(self) -> Tensor:
-        """What the SIREN makes of `x`, (3, n)."""
-        network, h, self.phases = self.network, self.x, list[Tensor]()
+    @cached_property
+    def values(self) -> Tensor:
+        """What the SIREN says, (3, rows, columns)."""
+        network, x, self.phases = self.network, self.x.flatten(1), list[Tensor]()
+        h = x
         for matrix, bias in network.layers:
             self.phases.append(torch.addmm(bias, matrix, h))
             h = torch.sin(self.phases[-1])
-        return torch.addmm(network.out[1], network.skip, self.x).add_(network.out[0] @ h)
+        return torch.addmm(network.out[1], network.skip, x).add_(network.out[0] @ h).view(3, *self.shape)
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """What the filter looks at, (1, C, rows, columns)."""
+        count = self.network.filter[0].shape[1] - 3
+        return torch.cat([self.values, self.x[:count]])[None]
 
     def padded(self) -> Tensor:
         """`seen` and, beyond the picture, its outermost pixels, (1, C, rows + 4, columns + 4) of the tile itself."""
@@ -212,29 +208,37 @@ class Tile:
         kernel, bias = self.network.last
         return add_convolved(self.values[self.inside] + bias, kernel, self.hidden[0])
 
-    def backward(self, upstream: Tensor) -> list[Part]:
-        """Gradients by the fields, given those by what `picture` has said. Only once: it writes over its inputs."""
-        by_seen = self._through_filter(upstream)
-        if any(self.margins):
-            by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
-        by_seen[:3][self.inside].add_(upstream)
-        by_seen = by_seen.flatten(1)
-        back = self._through_sines(by_seen[:3])
-        back[: len(by_seen) - 3].add_(by_seen[3:])
+    def error_and_gradients(
+        self, target: Tensor, weight: Tensor | None, scale: float
+    ) -> tuple[Tensor | float, list[Part]]:
+        """The tile's squared error times a weight (1, rows, columns) and a scale, and the gradients by the fields."""
+        missing = self.picture() - target
+        weighted = missing if weight is None else missing * weight
+        return (missing * weighted).sum() * scale, self._gradients(self._backward(weighted * (2 * scale)))
+
+    def _gradients(self, by_x: Tensor) -> list[Part]:
+        """Gradients by the fields, given that by `x`."""
         steps = self.network.steps
-        by_planes = torch.split(back.view(-1, *self.shape), list(self.network.model.channels))
+        by_planes = torch.split(by_x, list(self.network.model.channels))
         parts: list[Part] = [(0, self.rows, self.columns, steps[0] * by_planes[0])]
         for level, (over_rows, down, over_columns, across) in enumerate(self.places, start=1):
             gradient = steps[level] * (down.T @ by_planes[level] @ across)
             parts.append((level, over_rows, over_columns, gradient))
         return parts
 
-    def _through_filter(self, upstream: Tensor) -> Tensor:
-        """The gradient by `padded`, (C, rows + 4, columns + 4), given that by the picture."""
+    def _backward(self, upstream: Tensor) -> Tensor:
+        """The gradient by `x`, given that by what `picture` has said. Only once: it writes over its inputs."""
         by_out, by_in = self.network.back
         by_hidden = functional.conv2d(upstream[None].contiguous(memory_format=PACKED), by_out, padding=2)
         by_hidden = torch.ops.aten.threshold_backward(by_hidden, self.hidden, 0)
-        return functional.conv2d(by_hidden, by_in, padding=2)[0]
+        by_seen = functional.conv2d(by_hidden, by_in, padding=2)[0]
+        if any(self.margins):
+            by_seen = torch.ops.aten.replication_pad2d_backward(by_seen[None], self.seen, self.margins)[0]
+        by_seen[:3][self.inside].add_(upstream)
+        by_seen = by_seen.flatten(1)
+        back = self._through_sines(by_seen[:3])
+        back[: len(by_seen) - 3].add_(by_seen[3:])
+        return back.view_as(self.x)
 
     def _through_sines(self, by_values: Tensor) -> Tensor:
         """The gradient by `x`, (C, n), given that by what the SIREN has said, (3, n)."""
@@ -248,29 +252,30 @@ class Tile:
 class CompiledTile(Tile):
     """A tile whose layers `native` computes."""
 
-    def _sines(self) -> Tensor:
-        units = sum(len(bias) for _, bias in self.network.layers)
-        self.cosines = np.empty((units, self.x.shape[1]), np.float32)
-        return torch.from_numpy(native.sines(self.x.numpy(), self.network.compiled.forwards, self.cosines))
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """`native`'s."""
+        _, rows, columns = self.inside
+        left, _, top, _ = self.margins
+        return top, left, rows.stop - rows.start, columns.stop - columns.start
+
+    @cached_property
+    def values(self) -> Tensor:
+        """What the SIREN says, (3, rows, columns)."""
+        found = native.sines(self.x.flatten(1).numpy(), self.network.compiled.forwards)
+        return torch.from_numpy(found).view(3, *self.shape)
 
     def picture(self) -> Tensor:
         """The tile of the picture, (3, rows, columns)."""
-        kernels, biases = self.network.compiled.kernels, (self.network.filter[1], self.network.last[1].flatten())
-        first, last = (bias.numpy() for bias in biases)
-        self.rectified = native.convolved(self.padded()[0].numpy(), kernels[0], first, rectified=True)
-        return torch.from_numpy(native.convolved(self.rectified, kernels[1], last)).add_(self.values[self.inside])
+        return torch.from_numpy(self.network.compiled.picture(self.x.numpy(), self.place))
 
-    def _through_filter(self, upstream: Tensor) -> Tensor:
-        by_out, by_in = self.network.compiled.kernels[2:]
-        features, rows, columns = self.rectified.shape
-        by_hidden = np.empty((features, rows + 4, columns + 4), np.float32)
-        by_hidden[:, :2] = by_hidden[:, -2:] = by_hidden[..., :2] = by_hidden[..., -2:] = 0
-        wide = functional.pad(upstream, (2, 2, 2, 2)).numpy()
-        native.convolved(wide, by_out, kept=self.rectified, out=by_hidden[:, 2:-2, 2:-2])
-        return torch.from_numpy(native.convolved(by_hidden, by_in))
-
-    def _through_sines(self, by_values: Tensor) -> Tensor:
-        return torch.from_numpy(native.sines_backward(by_values.numpy(), self.network.compiled.backwards, self.cosines))
+    def error_and_gradients(
+        self, target: Tensor, weight: Tensor | None, scale: float
+    ) -> tuple[Tensor | float, list[Part]]:
+        """The tile's squared error times a weight (1, rows, columns) and a scale, and the gradients by the fields."""
+        counts = None if weight is None else weight[0].numpy()
+        error, by_x = self.network.compiled.error_and_slopes(self.x.numpy(), self.place, target.numpy(), counts, scale)
+        return error, self._gradients(torch.from_numpy(by_x))
 
 
 def compiled_for(device: torch.device) -> bool:

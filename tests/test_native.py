@@ -15,40 +15,86 @@ except ModuleNotFoundError:
     pytest.skip("there was no C compiler when the package was installed", allow_module_level=True)
 
 
-def convolved(planes: Tensor, kernel: Tensor, *, out: Tensor | None = None, **others: Tensor | bool) -> Tensor:
+def convolved(planes: Tensor, kernel: Tensor, bias: Tensor | None = None, rectified: bool = False) -> Tensor:
     """`native.convolved` of tensors."""
-    given = {name: other.numpy() if isinstance(other, Tensor) else other for name, other in others.items()}
-    into = None if out is None else out.numpy()
-    return torch.from_numpy(native.convolved(planes.numpy(), kernel.numpy(), out=into, **given))  # type: ignore[arg-type]
+    own = None if bias is None else bias.numpy()
+    return torch.from_numpy(native.convolved(planes.numpy(), kernel.numpy(), own, rectified))
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-@pytest.mark.parametrize("places", [1, 15, 16, 17, 300])
-@pytest.mark.parametrize("units", [(5,), (8, 3), (4, 6, 2)])
-def test_sines_and_their_gradient(places: int, units: tuple[int, ...]) -> None:
-    x = (3 * random(7, places)).requires_grad_()
-    sizes = [7, *units]
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def network(channels: int, units: tuple[int, ...], places: int) -> tuple[Tensor, Pairs, Tensor, Tensor, Tensor]:
+    """Inputs (channels, places), matrix and bias of each sine layer, the last matrix, the skip and their bias."""
+    sizes = [channels, *units]
     pairs = [(random(rows, inner), random(rows)) for inner, rows in zip(sizes, units, strict=False)]
-    out, skip, bias = random(3, units[-1]), random(3, 7, seed=1), random(3)
+    return random(channels, places), pairs, random(3, units[-1]), random(3, channels, seed=1), random(3)
+
+
+def sine_network(x: Tensor, pairs: Pairs, out: Tensor, skip: Tensor, bias: Tensor) -> Tensor:
+    """What it says, by torch."""
     h = x
     for matrix, shift in pairs:
         h = torch.sin(matrix @ h + shift[:, None])
-    expected = out @ h + skip @ x + bias[:, None]
-    upstream = random(3, places)
-    (by_x,) = torch.autograd.grad(expected, x, upstream)
+    return out @ h + skip @ x + bias[:, None]
 
-    forwards = [part for pair in pairs for part in pair] + [torch.cat([out, skip], 1), bias]
-    given = x.detach().numpy(), [part.numpy() for part in forwards]
-    cosines = np.empty((sum(units), places), np.float32)
-    values = native.sines(*given, cosines)
-    assert np.array_equal(values, native.sines(*given))
-    assert np.allclose(values, expected.detach(), atol=1e-4)
-    backwards = [out.T, *(matrix.T for matrix, _ in pairs[:0:-1]), torch.cat([pairs[0][0].T, skip.T], 1)]
-    found = native.sines_backward(upstream.numpy(), [matrix.contiguous().numpy() for matrix in backwards], cosines)
-    assert np.allclose(found, by_x, atol=1e-4 * float(by_x.abs().max()))
+
+@pytest.mark.parametrize("places", [1, 15, 16, 17, 300])
+@pytest.mark.parametrize("units", [(5,), (8, 3), (4, 6, 2)])
+def test_sines(places: int, units: tuple[int, ...]) -> None:
+    x, pairs, out, skip, bias = network(7, units, places)
+    given = [part.numpy() for part in (*sum(pairs, ()), torch.cat([out, skip], 1), bias)]
+    assert np.allclose(native.sines(x.numpy(), given), sine_network(x, pairs, out, skip, bias), atol=1e-4)
+
+
+@pytest.mark.parametrize("units", [(5,), (8, 3), (4, 6, 2)])
+@pytest.mark.parametrize("around", [(0, 0, 0, 0), (2, 2, 2, 2), (1, 0, 0, 2)])
+@pytest.mark.parametrize("side", [(1, 1), (3, 17), (9, 50), (2, 300)])
+def test_a_tile_and_its_gradient(
+    units: tuple[int, ...], around: tuple[int, int, int, int], side: tuple[int, int]
+) -> None:
+    top, left, below, right = around  # pixels of which there are none
+    (height, width), channels, seen, features = side, 6, 7, 10
+    rows, columns = height + 4 - top - below, width + 4 - left - right
+    flat, pairs, out, skip, bias = network(channels, units, rows * columns)
+    x = flat.view(channels, rows, columns).requires_grad_()
+    first, first_bias, last, last_bias = (
+        random(features, seen, 3, 3) / 8,
+        random(features),
+        random(3, features, 3, 3),
+        random(3),
+    )
+    target, weight = random(3, height, width), torch.rand(height, width)
+
+    values = sine_network(x.flatten(1), pairs, out, skip, bias).view(3, rows, columns)
+    padded = functional.pad(torch.cat([values, x[: seen - 3]])[None], (left, right, top, below), mode="replicate")
+    hidden = functional.conv2d(padded, first, first_bias).relu()
+    picture = functional.conv2d(hidden, last, last_bias)[0] + padded[0, :3, 2:-2, 2:-2]
+    error = 0.7 * ((picture - target).square() * weight).sum()
+    (by_x,) = torch.autograd.grad(error, x)
+    picture, error = picture.detach(), error.detach()
+
+    matrices = [matrix for matrix, _ in pairs]
+    parts = (
+        [*sum(pairs, ()), torch.cat([out, skip], 1), bias],
+        [out.T, *(matrix.T for matrix in matrices[:0:-1]), torch.cat([matrices[0].T, skip.T], 1)],
+        [first, first_bias, last, last_bias, *(k.transpose(0, 1).flip(2, 3) for k in (last, first))],
+    )
+    model = native.Restored(*(tuple(part.contiguous().numpy() for part in each) for each in parts))
+    given, place = x.detach().numpy(), (top, left, height, width)
+    assert np.allclose(model.picture(given, place), picture, atol=1e-3)
+    found, by_given = model.error_and_slopes(given, place, target.numpy(), weight.numpy(), 0.7)
+    assert found == pytest.approx(float(error), rel=1e-4)
+    assert np.allclose(by_given, by_x, atol=1e-4 * float(by_x.abs().max()))
+    plain, _ = model.error_and_slopes(given, place, target.numpy(), None, 1.0)
+    assert plain == pytest.approx(float((picture - target).square().sum()), rel=1e-4)
+    for no_place in ((top + 1, left, height, width), (top, left, height + 3, width), (top, 3, height, width + 1)):
+        with pytest.raises(ValueError, match="fit|expected"):
+            model.picture(given, no_place)
 
 
 @pytest.mark.parametrize("largest", [500, 9e3, 3e6])
@@ -56,10 +102,7 @@ def test_sines_of_large_angles(largest: float) -> None:
     x = np.linspace(-1, 1, 997, dtype=np.float32)[None] * np.float32(largest)
     zero = np.zeros(1, np.float32)
     layers = [np.ones((1, 1), np.float32), zero, np.array([[1, 0]], np.float32), zero]
-    cosines = np.empty_like(x)
-    values = native.sines(x, layers, cosines)
-    assert np.allclose(values, np.sin(x.astype(float)), atol=1e-4)
-    assert np.allclose(cosines, np.cos(x.astype(float)), atol=1e-4)
+    assert np.allclose(native.sines(x, layers), np.sin(x.astype(float)), atol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 2.0])
@@ -79,13 +122,6 @@ def test_convolutions(width: int, features: int) -> None:
     expected = functional.conv2d(planes[None], kernel, bias)[0]
     assert torch.allclose(convolved(planes, kernel, bias=bias), expected, atol=1e-4)
     assert torch.allclose(convolved(planes, kernel, bias=bias, rectified=True), expected.relu(), atol=1e-4)
-    kept = random(*expected.shape, seed=1)
-    where = convolved(planes, kernel, kept=kept)
-    assert torch.allclose(where, (expected - bias[:, None, None]) * (kept > 0), atol=1e-4)
-    whole = torch.full((features, 11, width + 4), 7.0)
-    convolved(planes, kernel, bias=bias, out=whole[:, 1:-1, 2:-2])
-    assert torch.allclose(whole[:, 1:-1, 2:-2], expected, atol=1e-4)
-    assert (whole[:, 0] == 7).all() and (whole[:, :, :2] == 7).all() and (whole[:, :, -2:] == 7).all()
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
@@ -94,7 +130,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         np.zeros((2, 4, 3, 3), np.float32),
         np.zeros((2, 4, 7), np.float32),
     )
-    _kernels.convolve(planes, kernel, None, None, False, out)
+    _kernels.convolve(planes, kernel, None, False, out)
     refused = [
         (planes.astype(np.float64), kernel, out),
         (planes[0], kernel, out),
@@ -106,17 +142,18 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     ]
     for a, b, c in refused:
         with pytest.raises(ValueError, match="expected"):
-            _kernels.convolve(a, b, None, None, False, c)
+            _kernels.convolve(a, b, None, False, c)
     out.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        _kernels.convolve(planes, kernel, None, None, False, out)
+        _kernels.convolve(planes, kernel, None, False, out)
     x, layers = np.zeros((3, 5), np.float32), [np.zeros((2, 3)), np.zeros(2), np.zeros((3, 5)), np.zeros(3)]
     parts = tuple(part.astype(np.float32) for part in layers)
-    _kernels.siren(x, parts, np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32))
+    values = np.zeros((3, 5), np.float32)
+    _kernels.siren(x, parts, values)
     with pytest.raises(ValueError, match="expected size 5, found 4"):
-        _kernels.siren(x, parts, np.zeros((3, 5), np.float32), np.zeros((2, 4), np.float32))
+        _kernels.siren(x, parts, values[:, :4].copy())
     with pytest.raises(ValueError, match="layers"):
-        _kernels.siren(x, parts[:2], np.zeros((3, 5), np.float32), np.zeros((2, 5), np.float32))
+        _kernels.siren(x, parts[:2], values)
     with pytest.raises(ValueError, match="expected 11 arrays"):
         _kernels.rate(planes, None, parts, None, False, planes.copy(), planes.copy())
 

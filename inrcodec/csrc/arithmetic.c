@@ -1,0 +1,605 @@
+/* The arithmetic of fits, pictures and probabilities on a CPU: the layers of all networks, fused so that nothing but
+ * rows of a few dozen planes is ever in flight. `arithmetic.h` says what goes in and out.
+ *
+ * Planes are float32 and lie row by row. All products are `span`'s: matrices (rows, inner) times the rows of planes
+ * that a list of pointers names, so that a convolution, a causal context and a layer are the same to it.
+ *
+ * This file is for any CPU; `v3.c` and `v4.c` compile it again for those of x86-64 that can do more at once.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "arithmetic.h"
+
+#ifndef ARITHMETIC
+#define ARITHMETIC arithmetic
+#define BYTES 16 /* of a vector register */
+#ifdef __aarch64__
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+/* A block of a product has ROWS * VECTORS sums, and these, VECTORS values and a weight are all in registers. */
+enum { LANES = BYTES / 4, VECTORS = 3, ROWS = REGISTERS >= 32 ? 8 : 4 };
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4)));
+enum { WIDE = BYTES / 8, WIDEST = 4 };
+typedef double Wide __attribute__((vector_size(8 * WIDE), aligned(8)));
+
+/* `entropy.CAUSAL`: where the taps of a context lie, and `rate`'s constants of the Laplace distribution. */
+static const int TAP_Y[TAPS] = {-2, -2, -2, -2, -2, -1, -1, -1, -1, 0, 0};
+static const int TAP_X[TAPS] = {-2, -1, 0, 1, 2, -2, -1, 0, 1, -2, -1};
+static const float LEAST_LOG = -4, MOST_LOG = 5, LEAST_SCALE = 0.02f, PER_BIT = 1.44269504f;
+
+typedef struct {
+    const float *matrix; /* (rows, inner) */
+    int rows, inner;
+    const float *bias;   /* (rows,) or NULL */
+    const float *more;   /* planes that are added, laid out like the result, or NULL */
+    const float *kept;   /* planes: where they are not positive, the result is 0; or NULL */
+    ptrdiff_t by_kept;  /* from one of these to the next */
+    int rectified;       /* 0 in place of what is negative */
+} Product;
+
+/* `rows` rows of a product from row `top` on, at `vectors` * LANES places from `at` on. */
+INLINE void block(const Product *p, const int rows, const int vectors, int top, int at, const Row *x, float *out,
+                  ptrdiff_t by_out)
+{
+    Vector sums[ROWS][VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            sums[r][v] = (p->bias ? p->bias[top + r] : 0) - (Vector){0};
+            if (p->more)
+                sums[r][v] += *(const Vector *)(p->more + (top + r) * by_out + at + v * LANES);
+        }
+    const float *matrix = p->matrix + top * p->inner;
+    for (int k = 0; k < p->inner; k++) {
+        Vector values[VECTORS];
+        for (int v = 0; v < vectors; v++)
+            values[v] = *(const Vector *)(x[k] + at + v * LANES);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors; v++)
+                sums[r][v] += matrix[r * p->inner + k] * values[v];
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            Vector sum = sums[r][v];
+            if (p->rectified)
+                sum = (Vector)((Mask)sum & (sum > 0));
+            if (p->kept)
+                sum = (Vector)((Mask)sum & (*(const Vector *)(p->kept + (top + r) * p->by_kept + at + v * LANES) > 0));
+            *(Vector *)(out + (top + r) * by_out + at + v * LANES) = sum;
+        }
+}
+
+/* All rows, in blocks of about the same height. */
+INLINE void blocks(const Product *p, const int vectors, int at, const Row *x, float *out, ptrdiff_t by_out)
+{
+    for (int top = 0, left = (p->rows + ROWS - 1) / ROWS; left; left--) {
+        const int rows = (p->rows - top + left - 1) / left;
+        switch (rows) {
+#define CASE(n) case n: block(p, n, vectors, top, at, x, out, by_out); break;
+            CASE(1) CASE(2) CASE(3) CASE(4)
+#if REGISTERS >= 32
+            CASE(5) CASE(6) CASE(7) CASE(8)
+#endif
+#undef CASE
+        }
+        top += rows;
+    }
+}
+
+/* The product of a matrix and `width` places of rows: planes `out`, `by_out` apart. They must not be what is read. */
+static __attribute__((noinline)) void span(const Product *p, int width, const Row *x, float *out, ptrdiff_t by_out)
+{
+    if (width < LANES) {
+        for (int r = 0; r < p->rows; r++)
+            for (int j = 0; j < width; j++) {
+                float sum = (p->bias ? p->bias[r] : 0) + (p->more ? p->more[r * by_out + j] : 0);
+                for (int k = 0; k < p->inner; k++)
+                    sum += p->matrix[r * p->inner + k] * x[k][j];
+                if ((p->rectified && !(sum > 0)) || (p->kept && !(p->kept[r * p->by_kept + j] > 0)))
+                    sum = 0;
+                out[r * by_out + j] = sum;
+            }
+        return;
+    }
+    for (int at = 0; at < width;) { /* what a block does beyond `width`, it does again before it */
+        if (at + LANES < width && VECTORS * LANES <= width) {
+            blocks(p, VECTORS, at + VECTORS * LANES <= width ? at : width - VECTORS * LANES, x, out, by_out);
+            at += VECTORS * LANES;
+        } else {
+            blocks(p, 1, at + LANES <= width ? at : width - LANES, x, out, by_out);
+            at += LANES;
+        }
+    }
+}
+
+/* Sines in place of `values`, and cosines: of half the angle, reduced to a quarter turn, by polynomials. */
+INLINE void sines(int count, float *restrict values, float *restrict cosines)
+{
+    float largest = 0;
+    for (int j = 0; j < count; j++)
+        largest = fmaxf(largest, fabsf(values[j]));
+    if (!(largest < 1e4f)) { /* where the reduction is no longer exact */
+        for (int j = 0; j < count; j++) {
+            cosines[j] = cosf(values[j]);
+            values[j] = sinf(values[j]);
+        }
+        return;
+    }
+    for (int j = 0; j < count; j++) {
+        float turns = rintf(values[j] * 0.15915494f);
+        float half = 0.5f * ((values[j] - turns * 6.28125f) - turns * 1.9353072e-3f), square = half * half;
+        float sine = half * (1 + square * (-1.6666667e-1f + square * (8.3333310e-3f + square * (-1.9840874e-4f
+                     + square * (2.7525562e-6f - square * 2.3889859e-8f)))));
+        float cosine = 1 + square * (-0.5f + square * (4.1666642e-2f + square * (-1.3888397e-3f
+                       + square * (2.4760495e-5f - square * 2.6051615e-7f))));
+        values[j] = 2 * sine * cosine;
+        cosines[j] = 1 - 2 * sine * sine;
+    }
+}
+
+/* `fit.noisy_round` of values, and its slopes. */
+static void rounded_softly(ptrdiff_t n, const float *restrict values, const float *restrict noise, float temperature,
+                           float *restrict rounded, float *restrict slopes)
+{
+    const float unit = 1 / temperature, half = 0.5f / tanhf(0.5f * unit), width = fminf(2.2f * temperature, 1);
+    for (ptrdiff_t j = 0; j < n; j++) {
+        float at = values[j], slope = 1;
+        for (int turn = 0; turn < 2; turn++) {
+            float middle = floorf(at) + 0.5f, power = expf(2 * unit * (at - middle));
+            float tangent = (power - 1) / (power + 1); /* tanh */
+            slope *= (1 - tangent * tangent) * half * unit;
+            at = middle + tangent * half + (turn ? 0 : (noise[j] - 0.5f) * width);
+        }
+        rounded[j] = at;
+        slopes[j] = slope;
+    }
+}
+
+/* What a SIREN says at n places of planes `by_x` apart, and the cosines, (units, n), where it has sines. */
+static void siren(const Layers *layers, ptrdiff_t n, const float *x, ptrdiff_t by_x, float *values, ptrdiff_t by_values,
+                  float *cosines, ptrdiff_t by_cosines, float *scratch)
+{
+    Row rows[2 * MOST_UNITS];
+    float unasked[LONGEST];
+    const int channels = layers->at[0].inner, last = layers->count;
+    for (ptrdiff_t start = 0; start < n; start += LONGEST) {
+        int width = (int)(n - start < LONGEST ? n - start : LONGEST);
+        float *kept = cosines ? cosines + start : unasked, *into = scratch;
+        for (int c = 0; c < channels; c++)
+            rows[c] = x + c * by_x + start;
+        for (int i = 0; i < last; i++) {
+            int units = layers->at[i].rows;
+            span(&(Product){layers->at[i].matrix, units, layers->at[i].inner, layers->at[i].bias}, width, rows, into, LONGEST);
+            for (int r = 0; r < units; r++, kept += cosines ? by_cosines : 0) {
+                sines(width, into + r * LONGEST, kept);
+                rows[r] = into + r * LONGEST;
+            }
+            into += (ptrdiff_t)units * LONGEST;
+        }
+        for (int c = 0; c < channels; c++) /* the skip connection */
+            rows[layers->at[last - 1].rows + c] = x + c * by_x + start;
+        span(&(Product){layers->at[last].matrix, layers->at[last].rows, layers->at[last].inner, layers->at[last].bias}, width,
+             rows, values + start, by_values);
+    }
+}
+
+/* The gradient by x, given that by the values. The layers are transposed, the last one first; the last of them sees the
+ * gradient by the values, too: the skip. `cosines` is where those of all layers end. */
+static void siren_back(const Layers *layers, ptrdiff_t n, const float *by_values, ptrdiff_t apart, const float *cosines,
+                       ptrdiff_t by_cosines, float *by_x, ptrdiff_t by_plane, float *scratch)
+{
+    Row rows[2 * MOST_UNITS];
+    const int channels = layers->at[0].inner, last = layers->count;
+    for (ptrdiff_t start = 0; start < n; start += LONGEST) {
+        int width = (int)(n - start < LONGEST ? n - start : LONGEST);
+        const float *kept = cosines + start;
+        float *into = scratch;
+        for (int c = 0; c < channels; c++)
+            rows[c] = by_values + c * apart + start;
+        for (int i = 0; i < last; i++) {
+            int units = layers->at[i].rows;
+            span(&(Product){layers->at[i].matrix, units, layers->at[i].inner}, width, rows, into, LONGEST);
+            kept -= units * by_cosines;
+            for (int r = 0; r < units; r++) {
+                float *row = into + r * LONGEST;
+                const float *cosine = kept + r * by_cosines;
+                for (int j = 0; j < width; j++)
+                    row[j] *= cosine[j];
+                rows[r] = row;
+            }
+            into += (ptrdiff_t)units * LONGEST;
+        }
+        for (int c = 0; c < channels; c++)
+            rows[layers->at[last - 1].rows + c] = by_values + c * apart + start;
+        span(&(Product){layers->at[last].matrix, layers->at[last].rows, layers->at[last].inner}, width, rows, by_x + start,
+             by_plane);
+    }
+}
+
+/* The 9 rows of each plane that a 3x3 kernel looks at: `at` names the planes' rows above, of the same row, and below. */
+static void windows(int channels, const float *const at[3], ptrdiff_t by_plane, Row *rows)
+{
+    for (int c = 0; c < channels; c++)
+        for (int dy = 0; dy < 3; dy++)
+            for (int dx = 0; dx < 3; dx++)
+                *rows++ = at[dy] + c * by_plane + dx;
+}
+
+/* What a 3x3 kernel makes of planes (inner, h + 2, w + 2), (rows, h, w). */
+static void convolved(const Kernel *kernel, const Planes *in, const Planes *out, Row *rows)
+{
+    for (ptrdiff_t y = 0; y < out->shape[1]; y++) {
+        const float *top = (const float *)in->at + y * in->by[1];
+        windows((int)in->shape[0], (const float *[]){top, top + in->by[1], top + 2 * in->by[1]}, in->by[0], rows);
+        span(&(Product){kernel->matrix, (int)out->shape[0], (int)(9 * in->shape[0]), kernel->bias, .rectified = kernel->rectified},
+             (int)out->shape[2], rows, (float *)out->at + y * out->by[1], out->by[0]);
+    }
+}
+
+/* A tile of a picture from top to bottom, a row after the other through all layers and back: rings hold the last few rows
+ * of what comes in between. Rows and columns of the padded tile are two more on each side; a row of the first layer
+ * of the filter, of the second, and of what leads back through each, is ready 2, 4, 4 and 4 rows later. */
+static double tile(const Restored *m, const Tile *t, float *scratch, Row *rows)
+{
+    const ptrdiff_t h = t->height, w = t->width, wide = w + 4, W = t->columns, pitch = tile_pitch(w);
+    const int seen = m->seen, F = m->features, units = m->units, back = t->target != NULL;
+    float *padded = scratch, *hidden = padded + RING * seen * pitch, *by_hidden = hidden + RING * F * pitch;
+    float *by_picture = by_hidden + RING * F * pitch, *by_padded = by_picture + RING * 3 * pitch;
+    float *by_seen = by_padded + seen * pitch, *found = by_seen + seen * pitch, *squares = found + 3 * pitch;
+    float *cosines = squares + pitch, *own = cosines + 2 * RING * units * W;
+    const ptrdiff_t by_plane = t->rows * W;
+    memset(scratch, 0, (size_t)(cosines - scratch) * sizeof(float));
+#define AT(ring, planes, row) ((ring) + ((row) & (RING - 1)) * (planes) * pitch)
+#define COSINES(row) (cosines + ((row) & (2 * RING - 1)) * units * W)
+#define ABOVE(ring, planes, row) (const float *[]){AT(ring, planes, row), AT(ring, planes, (row) + 1), AT(ring, planes, (row) + 2)}
+#define SOURCE(row) ((row) < t->top ? 0 : (row) - t->top < t->rows ? (row) - t->top : t->rows - 1)
+    for (ptrdiff_t step = 0; step < h + 4 + 4 * back; step++) {
+        const ptrdiff_t i = step - 2, j = step - 4;
+        if (step < h + 4) { /* what the filter sees */
+            const ptrdiff_t y = SOURCE(step);
+            float *row = AT(padded, seen, step);
+            if (step && y == SOURCE(step - 1))
+                memcpy(row, AT(padded, seen, step - 1), (size_t)(seen * pitch) * sizeof(float));
+            else {
+                const float *x = t->x + y * W;
+                siren(&m->forwards, W, x, by_plane, row + t->left, pitch, back ? COSINES(y) : NULL, W, own);
+                for (int c = 3; c < seen; c++)
+                    memcpy(row + c * pitch + t->left, x + (c - 3) * by_plane, (size_t)W * sizeof(float));
+                for (int c = 0; c < seen; c++) {
+                    float *plane = row + c * pitch;
+                    for (ptrdiff_t k = 0; k < t->left; k++)
+                        plane[k] = plane[t->left];
+                    for (ptrdiff_t k = t->left + W; k < wide; k++)
+                        plane[k] = plane[t->left + W - 1];
+                }
+            }
+        }
+        if (i >= 0 && i < h + 2) {
+            windows(seen, ABOVE(padded, seen, i), pitch, rows);
+            span(&(Product){m->first, F, 9 * seen, m->first_bias, .rectified = 1}, (int)w + 2, rows, AT(hidden, F, i), pitch);
+        }
+        if (j >= 0 && j < h) {
+            windows(F, ABOVE(hidden, F, j), pitch, rows);
+            span(&(Product){m->last, 3, 9 * F, m->last_bias}, (int)w, rows, found, pitch);
+            for (int c = 0; c < 3; c++) {
+                const float *values = AT(padded, seen, j + 2) + c * pitch + 2;
+                float *sums = found + c * pitch;
+                if (!back) {
+                    for (ptrdiff_t k = 0; k < w; k++)
+                        t->out[(c * h + j) * w + k] = sums[k] + values[k];
+                    continue;
+                }
+                const float *target = t->target + c * t->by_target_plane + j * t->by_target_row;
+                float *upstream = AT(by_picture, 3, j) + c * pitch + 2;
+                for (ptrdiff_t k = 0; k < w; k++) {
+                    float missing = sums[k] + values[k] - target[k];
+                    upstream[k] = 2 * t->scale * missing * (t->weight ? t->weight[j * t->by_weight_row + k] : 1);
+                    squares[k] += missing * upstream[k];
+                }
+            }
+        }
+        if (j < 0 || !back)
+            continue;
+        if (j >= h)
+            memset(AT(by_picture, 3, j), 0, (size_t)(3 * pitch) * sizeof(float));
+        if (j < h + 2) {
+            windows(3, ABOVE(by_picture, 3, j - 2), pitch, rows);
+            span(&(Product){m->by_last, F, 27, .kept = AT(hidden, F, j), .by_kept = pitch}, (int)w + 2, rows,
+                 AT(by_hidden, F, j) + 2, pitch);
+        } else
+            memset(AT(by_hidden, F, j), 0, (size_t)(F * pitch) * sizeof(float));
+        windows(F, ABOVE(by_hidden, F, j - 2), pitch, rows);
+        span(&(Product){m->by_first, seen, 9 * F}, (int)wide, rows, by_padded, pitch);
+        const ptrdiff_t y = SOURCE(j);
+        for (int c = 0; c < seen; c++) {
+            float *from = by_padded + c * pitch, *into = by_seen + c * W;
+            if (c < 3)
+                for (ptrdiff_t k = 0; k < w; k++)
+                    from[k + 2] += AT(by_picture, 3, j - 2)[c * pitch + k + 2];
+            for (ptrdiff_t k = 0; k < t->left; k++)
+                into[0] += from[k];
+            for (ptrdiff_t k = 0; k < W; k++)
+                into[k] += from[k + t->left];
+            for (ptrdiff_t k = t->left + W; k < wide; k++)
+                into[W - 1] += from[k];
+        }
+        if (j + 1 < h + 4 && SOURCE(j + 1) == y)
+            continue;
+        siren_back(&m->backwards, W, by_seen, W, COSINES(y) + units * W, W, t->out + y * W, by_plane, own);
+        for (int c = 3; c < seen; c++)
+            for (ptrdiff_t k = 0; k < W; k++)
+                t->out[(c - 3) * by_plane + y * W + k] += by_seen[c * W + k];
+        memset(by_seen, 0, (size_t)(seen * W) * sizeof(float));
+    }
+#undef AT
+#undef COSINES
+#undef ABOVE
+#undef SOURCE
+    double total = 0;
+    for (ptrdiff_t k = 0; k < w; k++)
+        total += squares[k];
+    return total / 2;
+}
+
+/* Bits of values, and their gradients by offset (value - mean) and log scale: `objective.laplace`. */
+INLINE float laplace(int width, const float *restrict values, const float *restrict mean, const float *restrict log_scale,
+                     const float *restrict mask, float *restrict by_offset, float *restrict by_log)
+{
+    float bits[LONGEST], total = 0;
+    for (int j = 0; j < width; j++) {
+        float offset = values[j] - mean[j], raw_log = log_scale[j], live = PER_BIT * mask[j];
+        float raw = expf(fminf(fmaxf(raw_log, LEAST_LOG), MOST_LOG)), rising = 1 / (raw + LEAST_SCALE);
+        float d = fabsf(offset), far = expf((-0.5f - d) * rising), near = expf(-fabsf(d - 0.5f) * rising);
+        float whole = expf(-rising);
+        int inside = d < 0.5f;
+        float p = inside ? fmaxf(1 - 0.5f * (far + near), 1e-9f) : 0.5f * (1 - whole);
+        float outwards = inside ? 0 : (d - 0.5f) * rising;
+        float by_d = inside ? 0.5f * (near - far) * rising / p : rising;
+        float by_p = inside ? far * (0.5f + d) + near * (0.5f - d) : whole;
+        float by_b = (0.5f * by_p * rising / p - outwards) * rising;
+        bits[j] = (outwards - logf(p)) * live;
+        by_offset[j] = by_d * (offset > 0 ? live : offset < 0 ? -live : 0);
+        by_log[j] = by_b * raw * (raw_log >= LEAST_LOG && raw_log <= MOST_LOG ? live : 0);
+    }
+    for (int j = 0; j < width; j++)
+        total += bits[j];
+    return total;
+}
+
+static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
+{
+    const int C = m->channels, H = m->hidden, M = m->middle, F = m->features, L = LONGEST;
+    float *first = scratch, *hidden = first + H * L, *middle = hidden + H * L, *heads = middle + M * L;
+    float *by_heads = heads + 2 * C * L, *by_middle = by_heads + 2 * C * L, *by_hidden = by_middle + M * L;
+    float *taps = by_hidden + H * L, *phases = taps + TAPS * C * L, *by_features = phases + H * L, *ones = by_features + F * L;
+    double total = 0;
+    for (int j = 0; j < L; j++)
+        ones[j] = 1;
+    for (ptrdiff_t y = 0; y < s->height; y++)
+        for (ptrdiff_t left = 0; left < s->width; left += L) {
+            const int width = (int)(s->width - left < L ? s->width - left : L), half = (width + 1) / 2, row = y & 1;
+            const ptrdiff_t above = y / 2 * s->by_trunk_row + left / 2, own = (y + 2) * s->by_row + left + 2;
+            const float *trunk = s->trunk ? s->trunk + above : NULL;
+            for (int p = 0; p < 2; p++) { /* what the trunk says of even and odd columns */
+                float *phase = phases + p * (L / 2);
+                if (trunk) {
+                    for (int k = 0; k < F; k++)
+                        rows[k] = trunk + k * s->by_trunk_plane;
+                    span(&(Product){m->above + (2 * row + p) * H * F, H, F, m->bias + (2 * row + p) * H}, half, rows, phase, L);
+                } else
+                    for (int o = 0; o < H; o++)
+                        for (int j = 0; j < half; j++)
+                            phase[o * L + j] = m->bias[o];
+            }
+            for (int o = 0; o < H; o++)
+                for (int j = 0; j < half; j++) {
+                    first[o * L + 2 * j] = phases[o * L + j];
+                    first[o * L + 2 * j + 1] = phases[o * L + L / 2 + j];
+                }
+            for (int c = 0; c < C; c++)
+                for (int t = 0; t < TAPS; t++)
+                    rows[c * TAPS + t] = s->padded + c * s->by_plane + own + TAP_Y[t] * s->by_row + TAP_X[t];
+            span(&(Product){m->causal, H, TAPS * C, .more = first, .rectified = 1}, width, rows, hidden, L);
+            for (int o = 0; o < H; o++)
+                rows[o] = hidden + o * L;
+            span(&(Product){m->mid, M, H, m->mid_bias, .rectified = 1}, width, rows, middle, L);
+            for (int o = 0; o < M; o++)
+                rows[o] = middle + o * L;
+            span(&(Product){m->head, 2 * C, M, m->head_bias}, width, rows, heads, L);
+            if (s->mean)
+                for (int c = 0; c < C; c++) {
+                    ptrdiff_t at = (c * s->height + y) * s->width + left;
+                    memcpy(s->mean + at, heads + c * L, width * sizeof(float));
+                    memcpy(s->log_scale + at, heads + (C + c) * L, width * sizeof(float));
+                }
+            if (!s->gradient)
+                continue;
+            for (int c = 0; c < C; c++) {
+                float *by_mean = by_heads + c * L, *by_value = s->gradient + c * s->by_plane + own;
+                const float *mask = s->mask ? s->mask + y * s->width + left : ones;
+                total += laplace(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, by_mean,
+                                 by_heads + (C + c) * L);
+                for (int j = 0; j < width; j++) {
+                    by_value[j] += by_mean[j];
+                    by_mean[j] = -by_mean[j];
+                }
+            }
+            for (int o = 0; o < 2 * C; o++)
+                rows[o] = by_heads + o * L;
+            span(&(Product){m->back_head, M, 2 * C, .kept = middle, .by_kept = L}, width, rows, by_middle, L);
+            for (int o = 0; o < M; o++)
+                rows[o] = by_middle + o * L;
+            span(&(Product){m->back_mid, H, M, .kept = hidden, .by_kept = L}, width, rows, by_hidden, L);
+            for (int o = 0; o < H; o++)
+                rows[o] = by_hidden + o * L;
+            span(&(Product){m->back_causal, TAPS * C, H}, width, rows, taps, L);
+            for (int c = 0; c < C; c++)
+                for (int t = 0; t < TAPS; t++) {
+                    float *into = s->gradient + c * s->by_plane + own + TAP_Y[t] * s->by_row + TAP_X[t];
+                    const float *tap = taps + (c * TAPS + t) * L;
+                    for (int j = 0; j < width; j++)
+                        into[j] += tap[j];
+                }
+            if (!trunk)
+                continue;
+            for (int o = 0; o < H; o++) {
+                if (width % 2)
+                    by_hidden[o * L + width] = 0;
+                for (int j = 0; j < half; j++) {
+                    phases[o * L + j] = by_hidden[o * L + 2 * j];
+                    phases[o * L + L / 2 + j] = by_hidden[o * L + 2 * j + 1];
+                }
+                rows[o] = phases + o * L;
+                rows[H + o] = phases + o * L + L / 2;
+            }
+            span(&(Product){m->back_above + row * F * 2 * H, F, 2 * H}, half, rows, by_features, L);
+            for (int k = 0; k < F; k++) {
+                float *into = s->by_trunk + above + k * s->by_trunk_plane;
+                for (int j = 0; j < half; j++)
+                    into[j] += by_features[k * L + j];
+            }
+        }
+    return total;
+}
+
+/* Add the products of all pairs of rows, summed over `width` places, to (rows, columns) numbers. */
+static void add_outer(int rows, int columns, int width, const float *a, const float *b, float *sums)
+{
+    const int whole = width / LANES * LANES;
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            const float *x = a + r * LONGEST, *y = b + c * LONGEST;
+            Vector even = {0}, odd = {0};
+            int j = 0;
+            for (; j + 2 * LANES <= whole; j += 2 * LANES) {
+                even += *(const Vector *)(x + j) * *(const Vector *)(y + j);
+                odd += *(const Vector *)(x + j + LANES) * *(const Vector *)(y + j + LANES);
+            }
+            if (j < whole)
+                even += *(const Vector *)(x + j) * *(const Vector *)(y + j);
+            float sum = 0;
+            for (int i = 0; i < LANES; i++)
+                sum += even[i] + odd[i];
+            for (j = whole; j < width; j++)
+                sum += x[j] * y[j];
+            sums[r * columns + c] += sum;
+        }
+}
+
+static void ends_back(const Ends *m, ptrdiff_t n, float *scratch, Row *rows)
+{
+    const int C = m->channels, H = m->hidden, M = m->middle, L = LONGEST;
+    float *hidden = scratch, *middle = hidden + H * L, *heads = middle + M * L, *by_heads = heads + 2 * C * L;
+    float *by_middle = by_heads + 2 * C * L, *by_hidden = by_middle + M * L, *ones = by_hidden + H * L;
+    for (int j = 0; j < L; j++)
+        ones[j] = 1;
+    for (ptrdiff_t start = 0; start < n; start += L) {
+        const int width = (int)(n - start < L ? n - start : L);
+        for (int o = 0; o < H; o++) {
+            rows[o] = hidden + o * L;
+            for (int j = 0; j < width; j++)
+                hidden[o * L + j] = fmaxf(m->first[o * m->by_first + start + j] + m->shift[o], 0);
+        }
+        span(&(Product){m->mid, M, H, m->mid_bias, .rectified = 1}, width, rows, middle, L);
+        for (int o = 0; o < M; o++)
+            rows[o] = middle + o * L;
+        span(&(Product){m->head, 2 * C, M, m->head_bias}, width, rows, heads, L);
+        for (int c = 0; c < C; c++) {
+            float *by_mean = by_heads + c * L;
+            laplace(width, m->values + c * m->by_value + start, heads + c * L, heads + (C + c) * L, ones, by_mean, by_heads + (C + c) * L);
+            for (int j = 0; j < width; j++)
+                by_mean[j] = -by_mean[j];
+        }
+        for (int o = 0; o < 2 * C; o++)
+            rows[o] = by_heads + o * L;
+        span(&(Product){m->back_head, M, 2 * C, .kept = middle, .by_kept = L}, width, rows, by_middle, L);
+        for (int o = 0; o < M; o++)
+            rows[o] = by_middle + o * L;
+        span(&(Product){m->back_mid, H, M, .kept = hidden, .by_kept = L}, width, rows, by_hidden, L);
+        add_outer(H, 1, width, by_hidden, ones, m->by_shift);
+        add_outer(M, H, width, by_middle, hidden, m->by_mid);
+        add_outer(M, 1, width, by_middle, ones, m->by_mid_bias);
+        add_outer(2 * C, M, width, by_heads, middle, m->by_head);
+        add_outer(2 * C, 1, width, by_heads, ones, m->by_head_bias);
+    }
+}
+
+/* What a matrix (inner, rows) makes of (inner, CELLS), plus a bias or nothing: (rows, CELLS), rounded down. */
+static void exact_product(int rows, int inner, const double *matrix, const double *bias, const double *x, double *out)
+{
+    for (int top = 0; top < rows; top += 2)
+        for (int at = 0; at < CELLS; at += WIDEST * WIDE) {
+            const int next = top + 1 < rows; /* of an odd number of rows the last is done twice */
+            Wide one[WIDEST], two[WIDEST];
+            for (int v = 0; v < WIDEST; v++) {
+                one[v] = (bias ? bias[top] : 0) - (Wide){0};
+                two[v] = (bias ? bias[top + next] : 0) - (Wide){0};
+            }
+            for (int k = 0; k < inner; k++) {
+                const double first = matrix[k * rows + top], second = matrix[k * rows + top + next];
+                for (int v = 0; v < WIDEST; v++) {
+                    Wide value = *(const Wide *)(x + k * CELLS + at + v * WIDE);
+                    one[v] += first * value;
+                    two[v] += second * value;
+                }
+            }
+            for (int v = 0; v < WIDEST; v++) {
+                *(Wide *)(out + top * CELLS + at + v * WIDE) = one[v];
+                *(Wide *)(out + (top + next) * CELLS + at + v * WIDE) = two[v];
+            }
+        }
+    for (int j = 0; j < rows * CELLS; j++)
+        out[j] = floor(out[j]);
+}
+
+INLINE void clipped(double *values, int count, double least, double most)
+{
+    for (int j = 0; j < count; j++)
+        values[j] = fmin(fmax(values[j], least), most);
+}
+
+/* Rounded means and rows of the table of n cells, at `places` of padded planes; `above` is of all cells of a block. */
+static void symbols_at(const Exact *m, ptrdiff_t n, const double *padded, ptrdiff_t by_plane, const int64_t *places,
+                       const int64_t *offsets, const float *above, const int64_t *cells, int64_t *mean, int64_t *row,
+                       double *scratch)
+{
+    const int C = m->channels, H = m->hidden, M = m->middle;
+    double *context = scratch, *hidden = context + TAPS * C * CELLS, *middle = hidden + H * CELLS, *out = middle + M * CELLS;
+    for (ptrdiff_t start = 0; start < n; start += CELLS) {
+        const int count = (int)(n - start < CELLS ? n - start : CELLS);
+        for (int c = 0; c < C; c++)
+            for (int t = 0; t < TAPS; t++) {
+                double *taps = context + (c * TAPS + t) * CELLS;
+                for (int i = 0; i < count; i++)
+                    taps[i] = padded[c * by_plane + places[start + i] + offsets[t]];
+                for (int i = count; i < CELLS; i++)
+                    taps[i] = 0;
+            }
+        exact_product(H, TAPS * C, m->causal, NULL, context, hidden);
+        for (int i = 0; i < count; i++) {
+            const float *from = above + cells[start + i] * H;
+            for (int o = 0; o < H; o++)
+                hidden[o * CELLS + i] += from[o];
+        }
+        clipped(hidden, H * CELLS, 0, 65536);
+        exact_product(M, H, m->mid, m->mid_bias, hidden, middle);
+        clipped(middle, M * CELLS, 0, 65536);
+        exact_product(2 * C, M, m->head, m->head_bias, middle, out);
+        for (int c = 0; c < 2 * C; c++)
+            clipped(out + c * CELLS, CELLS, m->least[c], m->most[c]);
+        for (int i = 0; i < count; i++)
+            for (int c = 0; c < C; c++) {
+                const int64_t whole = (int64_t)out[c * CELLS + i], at = (start + i) * C + c;
+                row[at] = (int64_t)out[(C + c) * CELLS + i] * 16 + (whole & 15);
+                mean[at] = whole >> 4;
+            }
+    }
+}
+
+const Arithmetic ARITHMETIC = {siren, convolved, tile, stripe, ends_back, rounded_softly, symbols_at};

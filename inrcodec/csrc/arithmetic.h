@@ -1,0 +1,115 @@
+/* What `arithmetic.c` computes, and of what. */
+#ifndef INRCODEC_ARITHMETIC_H
+#define INRCODEC_ARITHMETIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    LONGEST = 256,     /* places of a row that go through layers at once */
+    TAPS = 11,         /* of a causal context */
+    MOST = 16,         /* layers with sines */
+    MOST_UNITS = 1024, /* of a layer, or planes that go into one */
+    RING = 4,          /* rows of a tile that are kept of each plane in between */
+    CELLS = 32,        /* whose symbols are found at once */
+};
+
+typedef const float *Row;
+
+typedef struct {
+    int count; /* of sine layers; one more has no sine */
+    struct { const float *matrix, *bias; int rows, inner; } at[MOST + 1];
+} Layers;
+
+typedef struct {
+    const void *at;
+    ptrdiff_t shape[4], by[4]; /* strides in items */
+} Planes;
+
+/* A kernel (rows, inner, 3, 3), and what follows. */
+typedef struct {
+    const float *matrix, *bias; /* bias (rows,) or NULL */
+    int rectified;              /* 0 in place of what is negative */
+} Kernel;
+
+/* A SIREN and its filter. The layers that lead back are transposed, the last one first. */
+typedef struct {
+    Layers forwards, backwards;
+    int seen, features, units;               /* planes that the filter sees, of its first layer, and all sines */
+    const float *first, *first_bias, *last, *last_bias;
+    const float *by_last, *by_first;         /* kernels that lead back */
+} Restored;
+
+/* A tile of a picture, and what is around it within the picture, two pixels at most. */
+typedef struct {
+    ptrdiff_t rows, columns, top, left; /* of x; and how many pixels less than two are around it above and on the left */
+    ptrdiff_t height, width;
+    const float *x;                     /* planes (C, rows, columns) */
+    const float *target, *weight;       /* (3, height, width), (height, width); target NULL: only the picture is wanted */
+    ptrdiff_t by_target_plane, by_target_row, by_weight_row;
+    float scale;                        /* of the squared error */
+    float *out;                         /* the gradient by x, or the picture (3, height, width) */
+} Tile;
+
+/* Floats that `tile` needs, and places in a list of rows. */
+static inline ptrdiff_t tile_pitch(ptrdiff_t width) { return (width + 6 + 15) / 16 * 16; }
+
+static inline ptrdiff_t tile_floats(const Restored *m, const Tile *t)
+{
+    ptrdiff_t planes = (RING + 2) * (ptrdiff_t)m->seen + 2 * RING * (ptrdiff_t)m->features + 3 * RING + 4;
+    return planes * tile_pitch(t->width) + (2 * RING * t->columns + LONGEST) * (ptrdiff_t)m->units;
+}
+
+static inline ptrdiff_t tile_places(const Restored *m) { return 9 * (m->seen > m->features ? m->seen : m->features); }
+
+/* The rate model of a level. Of `above`, (2, 2, hidden, features) by phase, of `back_above`, (2, features, 2 * hidden)
+ * by row of phases; the other matrices that lead back are transposed. */
+typedef struct {
+    int channels, hidden, middle, features;
+    const float *causal, *bias, *mid, *mid_bias, *head, *head_bias, *above;
+    const float *back_head, *back_mid, *back_causal, *back_above;
+} Rate;
+
+typedef struct {
+    const float *values, *padded, *mask, *trunk; /* padded: two rows above, two columns beside */
+    ptrdiff_t height, width, by_row, by_plane, by_trunk_row, by_trunk_plane;
+    float *gradient, *by_trunk;                  /* laid out like `padded` and `trunk`; NULL if not wanted */
+    float *mean, *log_scale;                     /* (C, h, w); NULL if not wanted */
+} Stripe;
+
+/* The last layers of the rate model, and the gradients of the bits by them: first, (H, n), is before they are rectified. */
+typedef struct {
+    int channels, hidden, middle;
+    ptrdiff_t by_first, by_value; /* from one plane to the next */
+    const float *first, *values, *shift, *mid, *mid_bias, *head, *head_bias, *back_mid, *back_head;
+    float *by_shift, *by_mid, *by_mid_bias, *by_head, *by_head_bias;
+} Ends;
+
+/* What `entropy` knows of a level: integers, or these by powers of two, in doubles, whose sums are exact in any order. */
+typedef struct {
+    int channels, hidden, middle;
+    const double *causal, *mid, *mid_bias, *head, *head_bias, *least, *most;
+} Exact;
+
+/* What a CPU can do. `tile` returns the error, `stripe` the bits. */
+typedef struct {
+    void (*siren)(const Layers *, ptrdiff_t n, const float *x, ptrdiff_t by_x, float *values, ptrdiff_t by_values,
+                  float *cosines, ptrdiff_t by_cosines, float *scratch);
+    void (*convolved)(const Kernel *, const Planes *in, const Planes *out, Row *);
+    double (*tile)(const Restored *, const Tile *, float *scratch, Row *);
+    double (*stripe)(const Rate *, const Stripe *, float *scratch, Row *);
+    void (*ends_back)(const Ends *, ptrdiff_t n, float *scratch, Row *);
+    void (*rounded_softly)(ptrdiff_t n, const float *values, const float *noise, float temperature, float *rounded,
+                           float *slopes);
+    void (*symbols_at)(const Exact *, ptrdiff_t n, const double *padded, ptrdiff_t by_plane, const int64_t *places,
+                       const int64_t *offsets, const float *above, const int64_t *cells, int64_t *mean, int64_t *row,
+                       double *scratch);
+} Arithmetic;
+
+extern const Arithmetic arithmetic;
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 12)
+#define HAS_LEVELS /* of x86-64, which these are for */
+extern const Arithmetic arithmetic_v3, arithmetic_v4;
+#endif
+
+#endif
