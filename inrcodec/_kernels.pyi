@@ -21,6 +21,24 @@ def tile(
     by_x_or_picture: Floats,
     /,
 ) -> float: ...
+def filter_slopes(
+    padded: Floats,
+    missing: Floats,
+    weight: Floats | None,
+    kernels: tuple[Floats, ...],
+    scale: float,
+    slopes: tuple[Floats, ...],
+    /,
+) -> float: ...
+def trunk(padded: Floats, coarser: Floats | None, parts: tuple[Floats, ...], out: Floats, /) -> None: ...
+def trunk_back(
+    features: Floats,
+    by_features: Floats,
+    parts: tuple[Floats, ...],
+    by_values: Floats,
+    by_coarser: Floats | None,
+    /,
+) -> None: ...
 def round_softly(values: Floats, noise: Floats, temperature: float, rounded: Floats, slopes: Floats, /) -> None: ...
 def symbols(
     padded: Exact,
@@ -33,14 +51,15 @@ def symbols(
     row: Ints,
     /,
 ) -> None: ...
-def rate_ends(first: Floats, values: Floats, parts: tuple[Floats, ...], gradients: tuple[Floats, ...], /) -> None: ...
+def rate_ends(first: Floats, values: Floats, parts: tuple[Floats, ...], gradients: tuple[Floats, ...], /) -> float: ...
+def adam(state: Floats, gradient: Floats, unit: float, bits: float, rate: float, count: int, /) -> None: ...
 def rate(
     values: Floats,
     trunk: Floats | None,
     parts: tuple[Floats, ...],
     mask: Floats | None,
     gradients: bool,
-    by_values_or_mean: Floats,
+    by_values_or_mean_or_bits: Floats,
     by_trunk_or_log_scale: Floats | None,
     /,
 ) -> float: ...

@@ -8,7 +8,7 @@ by real bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -49,8 +49,16 @@ class _Sample:
         """What there is of them."""
         return [self.seen, self.missing, *([] if self.weight is None else [self.weight])]
 
-    def error(self, weights: synthesis.Weights, q: Tensor) -> Tensor:
+    @property
+    def arrays(self) -> tuple[native.Floats, native.Floats, native.Floats | None]:
+        """What `native` wants of them."""
+        weight = None if self.weight is None else self.weight[0, 0].numpy()
+        return self.seen[0].numpy(), self.missing[0].numpy(), weight
+
+    def error(self, weights: synthesis.Weights, q: Tensor) -> Tensor | float:
         """Squared error in units of 1/255."""
+        if compiled_for(self.seen.device):
+            return native.filter_slopes(*self.arrays, _parts_at(weights, q), SQUARED_UNIT)
         squared = self._forwards(weights, q)[1].square()
         return (squared if self.weight is None else squared * self.weight[0]).sum() * SQUARED_UNIT
 
@@ -72,14 +80,14 @@ class _Sample:
     def _forwards(self, weights: synthesis.Weights, q: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer (features, h + 2, w + 2), and by how much the filter adds too much (3, h, w)."""
         first, out, last = (weights[f"filter.{part}"] for part in ("in", "out", "out_bias"))
-        bias = weights["filter.in_bias"] @ powers(q)
-        if compiled_for(self.seen.device):
-            kernels = [part.contiguous().numpy() for part in (first, out)]
-            rectified = native.convolved(self.seen[0].numpy(), kernels[0], bias.numpy(), rectified=True)
-            added = native.convolved(rectified, kernels[1], last.numpy())
-            return torch.from_numpy(rectified), torch.from_numpy(added) - self.missing[0]
-        hidden = functional.conv2d(self.seen, first, bias).relu_()
+        hidden = functional.conv2d(self.seen, first, weights["filter.in_bias"] @ powers(q)).relu_()
         return hidden[0], (functional.conv2d(hidden, out, last) - self.missing)[0]
+
+
+def _parts_at(weights: synthesis.Weights, q: Tensor) -> list[native.Floats]:
+    """Kernel and bias of both layers at a quality, as `native` wants them."""
+    parts = dict(weights) | {"filter.in_bias": weights["filter.in_bias"] @ powers(q)}
+    return [parts[name].contiguous().numpy() for name in FILTER]
 
 
 @within_memory
@@ -103,7 +111,8 @@ def adapt_filter(
     def sample(rows: slice, columns: slice) -> _Sample:
         tile = tile_of(network, [z[0] for z in fields], target.shape[2:], rows, columns)
         missing = target[0, :, rows, columns] - tile.values[tile.inside]
-        return _Sample(tile.padded(), missing[None], None if weight is None else weight[:, :, rows, columns])
+        counts = None if weight is None else weight[:, :, rows, columns].contiguous()
+        return _Sample(tile.padded().contiguous(), missing.contiguous()[None], counts)
 
     side = SIDE.get(target.device.type, SIDE["cpu"])
     places = [
@@ -126,33 +135,14 @@ def adapt_filter(
         """The filter's tensors after changes."""
         return {k: torch.from_numpy(v).to(target.device) for k, v in changed_filter(tensors, deltas).items()}
 
-    def parts(flat: Tensor) -> list[Tensor]:
-        """Of the filter's shapes, one after the other."""
-        split = torch.split(flat, [tensor.numel() for tensor in start.values()])
-        return [part.view_as(tensor) for part, tensor in zip(split, start.values(), strict=True)]
-
     unit = 2.0 ** -EXPONENTS[len(EXPONENTS) // 2]
-    moving = torch.cat([torch.ones_like(tensor).flatten() for tensor in start.values()])
-    parts(moving)[list(start).index("filter.in_bias")][:, 1:] = 0
-
-    def step(state: State, tile: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
-        far = state[0]
-        weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
-        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, q)])
-        rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
-        return adam_step(state, (gradient * (count / lam) + rising) * moving, pace, number)
-
-    recorded = Recorded(step)
-    far = torch.cat([(tensor - start[name]).flatten() for name, tensor in changed(before).items()])
-    state, numbers = (far, torch.zeros_like(far), torch.zeros_like(far)), far.new_ones(STEPS).cumsum(0)
-    paces = RATE * (1 - (numbers - 1) / STEPS)
     order: list[int] = []
-    for turn in range(STEPS):
-        order = order or torch.randperm(len(samples), generator=generator).tolist()
-        state = recorded(state, samples[order.pop()].tensors, paces[turn], numbers[turn])
-
-    changes = dict(zip(start, parts(state[0]), strict=True))
-    changes["filter.in_bias"] = changes["filter.in_bias"][:, 0]
+    for _ in range(-(-STEPS // len(samples))):
+        order += torch.randperm(len(samples), generator=generator).tolist()[::-1]
+    looked_at = [samples[i] for i in order[:STEPS]]
+    first = {name: tensor - start[name] for name, tensor in changed(before).items()}
+    descended = _compiled if compiled_for(target.device) else _recorded
+    changes = descended(start, first, looked_at, q, unit, count / lam)
     flat = torch.cat([part.flatten() for part in changes.values()]).cpu().numpy()
     best, least = None, 0.0
     with torch.no_grad():
@@ -164,3 +154,67 @@ def adapt_filter(
             if gain < least:
                 best, least = deltas, gain
     return best
+
+
+def _pace(turn: int) -> float:
+    """The size of a step of the descent."""
+    return RATE * (1 - turn / STEPS)
+
+
+def _recorded(
+    start: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+    samples: Sequence[_Sample],
+    q: Tensor,
+    unit: float,
+    scale: float,
+) -> dict[str, Tensor]:
+    """Changes of the filter after a step at each sample, of whose error a scale is in J; of a bias, the constant."""
+
+    def parts(flat: Tensor) -> list[Tensor]:
+        """Of the filter's shapes, one after the other."""
+        split = torch.split(flat, [tensor.numel() for tensor in start.values()])
+        return [part.view_as(tensor) for part, tensor in zip(split, start.values(), strict=True)]
+
+    flat = torch.cat([changes[name].flatten() for name in start])
+    moving = torch.ones_like(flat)
+    parts(moving)[list(start).index("filter.in_bias")][:, 1:] = 0
+
+    def step(state: State, tile: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
+        far = state[0]
+        weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
+        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, q)])
+        rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
+        return adam_step(state, (gradient * scale + rising) * moving, pace, number)
+
+    recorded = Recorded(step)
+    state, numbers = (flat, torch.zeros_like(flat), torch.zeros_like(flat)), flat.new_ones(STEPS).cumsum(0)
+    paces = flat.new_tensor([_pace(turn) for turn in range(STEPS)])
+    for turn, sample in enumerate(samples):
+        state = recorded(state, sample.tensors, paces[turn], numbers[turn])
+    found = dict(zip(start, parts(state[0]), strict=True))
+    return found | {"filter.in_bias": found["filter.in_bias"][:, 0]}
+
+
+def _compiled(
+    start: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+    samples: Sequence[_Sample],
+    q: Tensor,
+    unit: float,
+    scale: float,
+) -> dict[str, Tensor]:
+    """What `_recorded` says, by `native`."""
+    like = _parts_at(start, q)
+    base = np.concatenate([part.ravel() for part in like])
+    own = dict(changes) | {"filter.in_bias": changes["filter.in_bias"][:, 0]}
+    descent = native.Descent.of(np.concatenate([own[name].flatten().numpy() for name in FILTER]), unit, BITS)
+    moved, gradient = np.empty_like(base), np.empty_like(base)
+    parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
+    for turn, sample in enumerate(samples):
+        np.add(base, descent.changes, out=moved)
+        gradient.fill(0)
+        native.filter_slopes(*sample.arrays, parts, SQUARED_UNIT * scale, slopes)
+        descent.step(gradient, _pace(turn))
+    found = (torch.from_numpy(part) for part in native.laid_out(descent.changes, like))
+    return dict(zip(FILTER, found, strict=True))

@@ -108,21 +108,22 @@ class _Sample:
     parts: Sequence[Tensor]  # first bias, which is in `first`, middle layer and last
     units: Sequence[Tensor]  # of their changes
 
-    def bits(self, changes: Tensor) -> Tensor:
+    def bits(self, changes: Tensor) -> float:
         """Of all the level's cells, as far as the sample tells, after changes (weights,) in units."""
-        return self._bits(changes, self.first, self.values)[0].sum() * (self.cells / self.values.shape[1])
+        if compiled_for(self.first.device):
+            parts = [part.contiguous().numpy() for part in self._moved(changes)]
+            bits = native.rate_slopes(self.first.numpy(), self.values.numpy(), parts)
+        else:
+            bits = float(self._bits(changes, self.first, self.values)[0].sum())
+        return bits * (self.cells / self.values.shape[1])
 
     def slopes(self, changes: Tensor, first: Tensor, values: Tensor) -> Tensor:
         """The gradient of `bits` by changes, as far as cells (hidden, n), (C, n) of the sample tell."""
-        if compiled_for(first.device):
-            arrays = [part.numpy() for part in self._moved(changes)]
-            by_parts = [torch.from_numpy(by) for by in native.rate_slopes(first.numpy(), values.numpy(), arrays)]
-        else:
-            _, by_offset, by_log_scale, hidden, middle, mid, head = self._bits(changes, first, values)
-            by_out = torch.cat([-by_offset, by_log_scale])
-            by_middle = torch.ops.aten.threshold_backward(head.T @ by_out, middle, 0)
-            by_hidden = torch.ops.aten.threshold_backward(mid.T @ by_middle, hidden, 0)
-            by_parts = [by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1)]
+        _, by_offset, by_log_scale, hidden, middle, mid, head = self._bits(changes, first, values)
+        by_out = torch.cat([-by_offset, by_log_scale])
+        by_middle = torch.ops.aten.threshold_backward(head.T @ by_out, middle, 0)
+        by_hidden = torch.ops.aten.threshold_backward(mid.T @ by_middle, hidden, 0)
+        by_parts = [by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1)]
         found = [(by * unit).flatten() for by, unit in zip(by_parts, self.units, strict=True)]
         return torch.cat(found) * (self.cells / values.shape[1])
 
@@ -149,20 +150,50 @@ def _adapted(sample: _Sample, start: Ints) -> Ints:
     portions = -(-count // CELLS)
     size = count // portions
 
+    turns = [slice(turn % portions * size, (turn % portions + 1) * size) for turn in range(STEPS)]
+    descended = _compiled if compiled_for(sample.first.device) else _recorded
+    changes = descended(sample, torch.from_numpy(start).to(sample.first.device).float(), turns)
+    whole = (changes + 0.35 * changes.sign()).trunc().clamp(-MAX_RATE, MAX_RATE)
+    found: Ints = whole.to(torch.int32).cpu().numpy()
+    saved = sample.bits(torch.zeros_like(whole)) - sample.bits(whole)
+    return found if saved > 8 * len(encode_deltas(found)) else np.zeros_like(found)
+
+
+def _pace(turn: int) -> float:
+    """The size of a step of the descent, in units."""
+    return PACE * (1 - turn / STEPS)
+
+
+def _recorded(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tensor:
+    """Changes (weights,) in units after a step at each part of the cells."""
+
     def step(state: State, first: Tensor, values: Tensor, pace: Tensor, number: Tensor) -> State:
         changes = state[0]
         rising = BITS / math.log(2) * changes.sign() / (1 + changes.abs())  # of the bits log2(1 + |change|)
         return adam_step(state, sample.slopes(changes, first, values) + rising, pace, number)
 
     recorded = Recorded(step)
-    changes = torch.from_numpy(start).to(sample.first.device).float()
     state, numbers = (changes, torch.zeros_like(changes), torch.zeros_like(changes)), changes.new_ones(STEPS).cumsum(0)
-    paces = PACE * (1 - (numbers - 1) / STEPS)
-    for turn in range(STEPS):
-        part = slice(turn % portions * size, (turn % portions + 1) * size)
+    paces = changes.new_tensor([_pace(turn) for turn in range(STEPS)])
+    for turn, part in enumerate(turns):
         state = recorded(state, sample.first[:, part], sample.values[:, part], paces[turn], numbers[turn])
-    changes = state[0]
-    whole = (changes + 0.35 * changes.sign()).trunc().clamp(-MAX_RATE, MAX_RATE)
-    found: Ints = whole.to(torch.int32).cpu().numpy()
-    saved = float(sample.bits(torch.zeros_like(whole)) - sample.bits(whole))
-    return found if saved > 8 * len(encode_deltas(found)) else np.zeros_like(found)
+    return state[0]
+
+
+def _compiled(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tensor:
+    """What `_recorded` says, by `native`."""
+    fixed, like = [torch.zeros_like(sample.parts[0]), *sample.parts[1:]], [part.numpy() for part in sample.parts]
+    base, units = (torch.cat([part.flatten() for part in parts]).numpy() for parts in (fixed, sample.units))
+    descent = native.Descent.of(changes.numpy(), 1.0, BITS)
+    moved, gradient = np.empty_like(base), np.empty_like(base)
+    parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
+    first, values = sample.first.numpy(), sample.values.numpy()
+    for turn, cells in enumerate(turns):
+        np.multiply(descent.changes, units, out=moved)
+        moved += base
+        gradient.fill(0)
+        native.rate_slopes(first[:, cells], values[:, cells], parts, slopes)
+        gradient *= units
+        gradient *= np.float32(sample.cells / (cells.stop - cells.start))
+        descent.step(gradient, _pace(turn))
+    return torch.from_numpy(descent.changes)

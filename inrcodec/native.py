@@ -17,7 +17,19 @@ try:
 except ImportError:
     _kernels = None  # type: ignore[assignment]
 
-__all__ = ["Rate", "Restored", "available", "convolved", "rate_slopes", "rounded", "sines", "symbols"]
+__all__ = [
+    "Descent",
+    "Rate",
+    "Restored",
+    "available",
+    "convolved",
+    "filter_slopes",
+    "laid_out",
+    "rate_slopes",
+    "rounded",
+    "sines",
+    "symbols",
+]
 
 Floats = NDArray[np.float32]
 
@@ -52,16 +64,62 @@ def rounded(values: Floats, noise: Floats, temperature: float) -> tuple[Floats, 
     return found, slopes
 
 
-def rate_slopes(first: Floats, values: Floats, parts: Sequence[Floats]) -> list[Floats]:
-    """The gradients of the bits of values (C, n) by the last parts of a level's rate model.
+def filter_slopes(
+    padded: Floats,
+    missing: Floats,
+    weight: Floats | None,
+    parts: Sequence[Floats],
+    scale: float,
+    slopes: Sequence[Floats] = (),
+) -> float:
+    """The squared error of what a filter that sees padded (C, h + 4, w + 4) adds, against what is missing, (3, h, w).
+
+    It counts times a weight (h, w) and a scale. To slopes are added the gradients by the parts: kernels and biases.
+    """
+    back = np.ascontiguousarray(parts[2].transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
+    return _kernels.filter_slopes(padded, missing, weight, (*parts, back), scale, tuple(by.ravel() for by in slopes))
+
+
+def rate_slopes(first: Floats, values: Floats, parts: Sequence[Floats], slopes: Sequence[Floats] = ()) -> float:
+    """The bits of values (C, n). The gradients by the last parts of a level's rate model are added to slopes.
 
     first, (hidden, n), is what the first layer sums up to; the parts are what is added to it, (hidden,), and matrix and
     bias of the middle layer and of the last.
     """
-    found = [np.zeros(part.shape, np.float32) for part in parts]
     backwards = (np.ascontiguousarray(parts[i].T) for i in (1, 3))
-    _kernels.rate_ends(first, values, (*parts, *backwards), tuple(found))
-    return found
+    return _kernels.rate_ends(first, values, (*parts, *backwards), tuple(slopes))
+
+
+@dataclass(eq=False)
+class Descent:
+    """Adam (see `adam`) on changes (n,), each of which costs so many bits times log2(1 + |change| / unit)."""
+
+    state: Floats  # (3, n): the changes, and means of the gradient and of its square
+    unit: float
+    bits: float
+    count: int = 0
+
+    @classmethod
+    def of(cls, changes: Floats, unit: float, bits: float) -> Descent:
+        """From these on."""
+        return cls(np.stack([changes, np.zeros_like(changes), np.zeros_like(changes)]), unit, bits)
+
+    @property
+    def changes(self) -> Floats:
+        """So far, (n,)."""
+        changes: Floats = self.state[0]
+        return changes
+
+    def step(self, gradient: Floats, rate: float) -> None:
+        """One further step, of a size, down a gradient (n,) besides that of the bits."""
+        self.count += 1
+        _kernels.adam(self.state, gradient, self.unit, self.bits, rate, self.count)
+
+
+def laid_out(flat: Floats, like: Sequence[Floats]) -> list[Floats]:
+    """Parts of a flat array, one after the other, shaped like others."""
+    ends = np.cumsum([part.size for part in like])
+    return [part.reshape(own.shape) for part, own in zip(np.split(flat, ends[:-1]), like, strict=True)]
 
 
 def symbols(
@@ -118,22 +176,47 @@ class Rate:
     """The rate model of a level at one quality, in the forms that a stripe wants."""
 
     parts: tuple[Floats, ...]
+    trunk: tuple[Floats, ...]  # of its features: kernel and bias, those of what is above, and both matrices back
 
     @classmethod
     def of(cls, weights: Mapping[str, Floats], level: int, bias: Floats) -> Rate:
         """From the weights of a model, by `rate`'s names; bias (hidden,) at the quality."""
         name = f"rate.{level}."
+        none: Floats = np.empty(0, np.float32)
+
+        def phases(part: str, rows: int) -> tuple[Floats, Floats]:
+            """A matrix by phase, (row and column of 2x2, rows, features), and back (row, features, column and rows)."""
+            if name + part not in weights:
+                return none, none
+            split = weights[name + part].reshape(rows, 2, 2, -1)
+            back = split.transpose(1, 3, 2, 0)
+            return split.transpose(1, 2, 0, 3), back.reshape(2, back.shape[1], -1)
+
+        def by_phase(part: str) -> Floats:
+            return weights[name + part].reshape(-1, 4).T.reshape(2, 2, -1)
+
         causal, mid, head = (weights[name + part] for part in ("causal", "mid", "head"))
-        forwards = [weights[name + part] for part in ("mid", "mid_bias", "head", "head_bias")]
-        above: Floats = np.empty(0, np.float32)
-        back: Floats = above
-        if f"{name}above" in weights:
-            phases = weights[name + "above"].reshape(len(bias), 2, 2, -1)  # hidden, row and column of 2x2, features
-            above = phases.transpose(1, 2, 0, 3)
-            back = phases.transpose(1, 3, 2, 0).reshape(2, phases.shape[3], -1)  # row, features, column and hidden
-            bias = (bias[:, None] + weights[name + "above_bias"].reshape(-1, 4)).T.reshape(2, 2, -1)
-        parts = (causal, bias, *forwards, head.T, mid.T, causal.T, above, back)
-        return cls(tuple(np.ascontiguousarray(part) for part in parts))
+        above, back = phases("above", len(bias))
+        parts = [causal, by_phase("above_bias") + bias if above.size else bias]
+        parts += [weights[name + part] for part in ("mid", "mid_bias", "head", "head_bias")]
+        parts += [head.T, mid.T, causal.T, above, back]
+        trunk: list[Floats] = []
+        if name + "trunk" in weights:
+            kernel, own = weights[name + "trunk"], weights[name + "trunk_bias"]
+            above, back = phases("trunk_above", len(own))
+            turned = kernel.reshape(len(own), -1, 3, 3).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+            trunk = [kernel, own, above, by_phase("trunk_above_bias") if above.size else none, turned, back]
+        return cls(*(tuple(np.ascontiguousarray(part) for part in each) for each in (parts, trunk)))
+
+    def features(self, values: Floats, coarser: Floats | None, out: Floats) -> None:
+        """The features of a level's values (C, h, w) and of a coarser level's features, if there is one, (F, h, w)."""
+        _kernels.trunk(np.pad(values, ((0, 0), (1, 1), (1, 1))), coarser, self.trunk, out)
+
+    def features_backward(
+        self, features: Floats, by_features: Floats, by_values: Floats, by_coarser: Floats | None
+    ) -> None:
+        """The gradient by the features, and so by values and coarser features: to these is added."""
+        _kernels.trunk_back(features, by_features, self.trunk, by_values, by_coarser)
 
     def gradients(
         self, values: Floats, trunk: Floats | None, mask: Floats | None, by_values: Floats, by_trunk: Floats | None
@@ -143,6 +226,12 @@ class Rate:
         trunk (features, ceil(h / 2), ceil(w / 2)), None at the coarsest level.
         """
         return _kernels.rate(values, trunk, self.parts, mask, True, by_values, by_trunk)
+
+    def bits(self, values: Floats, trunk: Floats | None, mask: Floats | None) -> Floats:
+        """Bits of the cells of a stripe, (h, w), times a mask (h, w)."""
+        bits = np.empty(values.shape[1:], np.float32)
+        _kernels.rate(values, trunk, self.parts, mask, False, bits, None)
+        return bits
 
     def distributions(self, values: Floats, trunk: Floats | None) -> tuple[Floats, Floats]:
         """Mean and log scale of a stripe of values (C, h, w), each of that shape."""

@@ -20,14 +20,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from inrcodec import rate
 from inrcodec.entropy import STRIPE
 from inrcodec.graphs import forget
 from inrcodec.lattice import continuation
 from inrcodec.parallel import in_parallel
-from inrcodec.stripe import ROWS, bits_and_gradients, compiled_rates, stripe_distributions
+from inrcodec.stripe import (
+    ROWS,
+    add_through_trunks,
+    bits_and_gradients,
+    compiled_rates,
+    level_trunks,
+    stripe_bits,
+    stripe_distributions,
+)
 from inrcodec.tile import TILE, FieldModel, Network, Part, tile_of, tiles
 
 __all__ = ["Coded", "costs", "distributions", "objective", "shown", "within_memory"]
@@ -121,8 +127,9 @@ def objective(
                 of_tiles.append((at, piece))
     # Other threads are at these while this one is at the trunks, which the stripes need; then at those that are left.
     first = _started(of_tiles[: len(of_tiles) // 2])
-    trunks = [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]  # levels 0, 1, ...
-    by_trunks, rates = [torch.zeros_like(trunk) for trunk in trunks], compiled_rates(model, q)
+    rates = compiled_rates(model, q)
+    trunks = level_trunks(model, fields, rates)
+    by_trunks = [torch.zeros_like(trunk) for trunk in trunks]
     of_stripes: list[tuple[int, Piece]] = []
     for at, (level, values) in product(range(len(target)), enumerate(fields)):
         above = (trunks[level][at], by_trunks[level][at]) if level < len(trunks) else None
@@ -133,8 +140,7 @@ def objective(
                 of_stripes.append((at, piece))
     stripes, last = _started(of_stripes), _started(of_tiles[len(of_tiles) // 2 :])
     total = target.new_zeros(()) + _summed(first, by_shown) + _summed(stripes, gradients)
-    for gradient, more in zip(gradients[1:], _through_trunks(model, trunks, by_trunks), strict=True):
-        gradient += more
+    add_through_trunks(model, trunks, by_trunks, gradients, rates)
     total = total + _summed(last, by_shown)
     if coded is not None:
         owned = [part.gathered(gradient) for part, gradient in zip(coded, by_shown, strict=True)]
@@ -189,20 +195,15 @@ def costs(
         error[at, rows, columns] = squared.mul_(SQUARED_UNIT / lam)
 
     found = in_parallel([partial(of_tile, at, *place) for at in range(len(target)) for place in tiles(target)])
-    trunks = rate.trunks(model.weights, fields)  # in this thread, while others are at the tiles
     rates = compiled_rates(model, q)
+    trunks = level_trunks(model, fields, rates)  # in this thread, while others are at the tiles
 
     def of_stripe(at: int, level: int, top: int) -> None:
         mask = None if coded is None else coded[level].mask[top : top + STRIPE]
         if not _counts(mask):
             return
-        values = fields[level][at, :, top : top + STRIPE]
-        mean, log_scale = stripe_distributions(
-            model, level, q, fields[level][at], top, _of_picture(trunks[level], at), rates
-        )
-        bits[level][at, top : top + STRIPE] = rate.laplace_bits(values - mean, log_scale).sum(0)
-        if mask is not None:
-            bits[level][at, top : top + STRIPE].mul_(mask)
+        above = trunks[level][at] if level < len(trunks) else None
+        bits[level][at, top : top + STRIPE] = stripe_bits(model, level, q, fields[level][at], top, above, mask, rates)
 
     for _ in chain(found, in_parallel(_at_stripes(of_stripe, fields[:levels]))):
         pass
@@ -213,11 +214,15 @@ def costs(
 def distributions(model: FieldModel, fields: Sequence[Tensor], q: Tensor, levels: int) -> list[tuple[Tensor, Tensor]]:
     """`rate.distributions` of the finest `levels` of fields (B, C, h, w); q (1, 1) of them all."""
     fields = [z.contiguous() for z in fields]
-    trunks = rate.trunks(model.weights, fields)
-    planes, rates = [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]], compiled_rates(model, q)
+    rates = compiled_rates(model, q)
+    trunks, planes = (
+        level_trunks(model, fields, rates),
+        [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]],
+    )
 
     def of_stripe(at: int, level: int, top: int) -> None:
-        found = stripe_distributions(model, level, q, fields[level][at], top, _of_picture(trunks[level], at), rates)
+        above = trunks[level][at] if level < len(trunks) else None
+        found = stripe_distributions(model, level, q, fields[level][at], top, above, rates)
         for plane, samples in zip(planes[level], found, strict=True):
             plane[at, :, top : top + STRIPE] = samples
 
@@ -236,10 +241,6 @@ def _at_stripes(compute: Callable[[int, int, int], None], fields: Sequence[Tenso
     ]
 
 
-def _of_picture(trunk: Tensor | None, at: int) -> Tensor | None:
-    return None if trunk is None else trunk[at]
-
-
 def _error_and_gradients(
     network: Network,
     fields: Sequence[Tensor],
@@ -252,19 +253,3 @@ def _error_and_gradients(
     """Weighted error of a tile of a picture (3, H, W) over lambda, and its gradients by the fields (C, h, w)."""
     tile = tile_of(network, fields, target.shape[1:], rows, columns)
     return tile.error_and_gradients(target[:, rows, columns], weight, SQUARED_UNIT / lam)
-
-
-def _through_trunks(model: FieldModel, trunks: Sequence[Tensor], by_trunks: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Gradients by fields (B, C, h, w), from level 1 on, given those by the trunks of levels 0, 1, ...
-
-    What a trunk owes to the coarser one is added to the gradient by that.
-    """
-    for level, (trunk, by_trunk) in enumerate(zip(trunks, by_trunks, strict=True), start=1):
-        back = torch.ops.aten.threshold_backward(by_trunk, trunk, 0)  # (B, features, h, w)
-        kernel = model.weights[f"rate.{level}.trunk"]
-        yield functional.conv_transpose2d(back, kernel.view(len(kernel), -1, 3, 3), padding=1)
-        if level < len(trunks):
-            above = model.weights[f"rate.{level}.trunk_above"]
-            even = functional.pad(back, (0, back.shape[3] % 2, 0, back.shape[2] % 2))
-            by_phases = above.T @ rate.split(even).reshape(len(back), len(above), -1)
-            by_trunks[level].add_(by_phases.view_as(by_trunks[level]))

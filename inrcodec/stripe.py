@@ -17,7 +17,18 @@ from inrcodec import native, rate
 from inrcodec.entropy import CAUSAL, STRIPE
 from inrcodec.tile import FieldModel, Part, compiled_for, powers
 
-__all__ = ["ROWS", "Cells", "bits_and_gradients", "compiled_rates", "laplace", "level_cells", "stripe_distributions"]
+__all__ = [
+    "ROWS",
+    "Cells",
+    "add_through_trunks",
+    "bits_and_gradients",
+    "compiled_rates",
+    "laplace",
+    "level_cells",
+    "level_trunks",
+    "stripe_bits",
+    "stripe_distributions",
+]
 
 ROWS = {"cpu": 1 << 15, "cuda": 1 << 20}  # samples that are looked at at once
 
@@ -63,6 +74,71 @@ def compiled_rates(model: FieldModel, q: Tensor) -> list[native.Rate] | None:
     weights = {name: part.numpy() for name, part in model.weights.items() if name.startswith("rate.")}
     biases = [weights[f"rate.{level}.bias"] @ powers(q).numpy() for level in range(len(model.channels))]
     return [native.Rate.of(weights, level, bias) for level, bias in enumerate(biases)]
+
+
+def level_trunks(model: FieldModel, fields: Sequence[Tensor], rates: Sequence[native.Rate] | None) -> list[Tensor]:
+    """What each level but the coarsest sees of coarser ones, (B, features, ceil(h / 2), ceil(w / 2)), of fields."""
+    if not rates:
+        return [trunk for trunk in rate.trunks(model.weights, fields) if trunk is not None]
+    found = list[Tensor]()
+    for level in range(len(fields) - 1, 0, -1):
+        values = fields[level]
+        out = values.new_empty(len(values), len(rates[level].trunk[1]), *values.shape[2:])
+        for at, picture in enumerate(values):
+            coarser = found[-1][at].numpy() if found else None
+            rates[level].features(picture.numpy(), coarser, out[at].numpy())
+        found.append(out)
+    return found[::-1]
+
+
+def add_through_trunks(
+    model: FieldModel,
+    trunks: Sequence[Tensor],
+    by_trunks: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    rates: Sequence[native.Rate] | None,
+) -> None:
+    """Add to the gradients by fields (B, C, h, w), given those by the trunks of levels 0, 1, ...
+
+    What a trunk owes to the coarser one is added to the gradient by that.
+    """
+    for level, (trunk, by_trunk) in enumerate(zip(trunks, by_trunks, strict=True), start=1):
+        last = level == len(trunks)
+        if rates:
+            for at, features in enumerate(trunk):
+                coarser = None if last else by_trunks[level][at].numpy()
+                by_features, by_values = by_trunk[at].numpy(), gradients[level][at].numpy()
+                rates[level].features_backward(features.numpy(), by_features, by_values, coarser)
+            continue
+        back = torch.ops.aten.threshold_backward(by_trunk, trunk, 0)  # (B, features, h, w)
+        kernel = model.weights[f"rate.{level}.trunk"]
+        gradients[level].add_(functional.conv_transpose2d(back, kernel.view(len(kernel), -1, 3, 3), padding=1))
+        if not last:
+            above = model.weights[f"rate.{level}.trunk_above"]
+            even = functional.pad(back, (0, back.shape[3] % 2, 0, back.shape[2] % 2))
+            by_phases = above.T @ rate.split(even).reshape(len(back), len(above), -1)
+            by_trunks[level].add_(by_phases.view_as(by_trunks[level]))
+
+
+def stripe_bits(
+    model: FieldModel,
+    level: int,
+    q: Tensor,
+    values: Tensor,
+    top: int,
+    trunk: Tensor | None,
+    mask: Tensor | None,
+    rates: Sequence[native.Rate] | None,
+) -> Tensor:
+    """Bits of the cells (rows, w) of the stripe of a level's values (C, h, w) that begins at a row, times a mask."""
+    own = values[:, top : top + STRIPE]
+    if rates:
+        half = slice(top // 2, (top + own.shape[1] + 1) // 2)
+        above = None if trunk is None else trunk[:, half].numpy()
+        return torch.from_numpy(rates[level].bits(own.numpy(), above, None if mask is None else mask.numpy()))
+    mean, log_scale = stripe_distributions(model, level, q, values, top, trunk, rates)
+    bits = rate.laplace_bits(own - mean, log_scale).sum(0)
+    return bits if mask is None else bits * mask
 
 
 def stripe_distributions(

@@ -2,7 +2,8 @@ import pytest
 import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
-from inrcodec.adapt_filter import _Sample, adapt_filter
+from inrcodec import native
+from inrcodec.adapt_filter import _compiled, _recorded, _Sample, adapt_filter
 from inrcodec.deltas import FILTER, Deltas, changed_filter, pack_deltas
 from inrcodec.lattice import field_shapes
 from inrcodec.synthesis import filtered, synthesize
@@ -59,6 +60,31 @@ def test_slopes_are_the_gradient_of_the_plain_form() -> None:
     for part, slope in zip(parts.values(), sample.slopes(plain, Q), strict=True):
         assert part.grad is not None
         assert torch.allclose(slope, part.grad, rtol=1e-3, atol=1e-5 * float(part.grad.abs().max()))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_compiled_descends_as_far(weighted: bool) -> None:
+    if not native.available():
+        return
+    start = {name: field_weights()[name] for name in FILTER}
+    changes = {name: 0.01 * torch.randn_like(tensor).sign() for name, tensor in start.items()}
+    changes["filter.in_bias"][:, 1:] = 0
+    sides = ((20, 31), (7, 64), (1, 1), (16, 12))
+    samples = [
+        _Sample(
+            torch.randn(1, 6, height + 4, width + 4),
+            torch.randn(1, 3, height, width),
+            torch.rand(1, 1, height, width) if weighted else None,
+        )
+        for height, width in sides
+    ]
+    errors = [float(sample.error(start, Q)) for sample in samples]
+    plain = [float(sample._forwards(start, Q)[1].square().sum()) * 255**2 for sample in samples]
+    assert weighted or errors == pytest.approx(plain, rel=1e-4)
+    given = start, changes, [samples[turn % 4] for turn in range(24)], Q, 2.0**-8, 1e-3
+    found, expected = _compiled(*given), _recorded(*given)
+    for name in FILTER:
+        assert torch.allclose(found[name], expected[name], atol=1e-4)
 
 
 @pytest.mark.cuda

@@ -3,8 +3,8 @@ import pytest
 import torch
 from conftest import CHANNELS
 
-from inrcodec import rate
-from inrcodec.adapt_rate import _Sample, adapt_rate
+from inrcodec import native, rate
+from inrcodec.adapt_rate import STEPS, _compiled, _recorded, _Sample, adapt_rate
 from inrcodec.deltas import Deltas, changed_rate, pack_deltas
 from inrcodec.entropy import RateModel
 from inrcodec.lattice import field_shapes
@@ -83,3 +83,17 @@ def test_a_gpu_saves_as_much(field_prior: Prior) -> None:
         for changes in (None, expected, found)
     ]
     assert bits[0] - bits[2] == pytest.approx(bits[0] - bits[1], rel=0.05)
+
+
+@pytest.mark.parametrize("cells", [50, 700])
+def test_what_is_compiled_descends_as_far(cells: int) -> None:
+    if not native.available():
+        return
+    shapes = ((8,), (6, 8), (6,), (4, 6), (4,))
+    parts, units = ([torch.randn(shape) * size for shape in shapes] for size in (0.5, 0.01))
+    sample = _Sample(torch.randn(8, cells), torch.randn(2, cells).round(), 3 * cells, parts, units)
+    start = torch.randint(-3, 4, (sum(part.numel() for part in parts),)).float()
+    turns = [slice(0, cells // 2) if turn % 2 else slice(cells // 2, cells) for turn in range(STEPS)]
+    found, expected = _compiled(sample, start, turns), _recorded(sample, start, turns)
+    assert torch.allclose(found, expected, atol=0.02)
+    assert float((found - start).abs().max()) > 1

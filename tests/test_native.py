@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from inrcodec import native
 from inrcodec.fit import noisy_round
+from inrcodec.rate import joined
 
 try:
     from inrcodec import _kernels
@@ -122,6 +123,34 @@ def test_convolutions(width: int, features: int) -> None:
     expected = functional.conv2d(planes[None], kernel, bias)[0]
     assert torch.allclose(convolved(planes, kernel, bias=bias), expected, atol=1e-4)
     assert torch.allclose(convolved(planes, kernel, bias=bias, rectified=True), expected.relu(), atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 33, 96])
+@pytest.mark.parametrize("height", [1, 4, 7])
+def test_features_of_a_level_and_the_way_back(height: int, width: int) -> None:
+    features, hidden, channels = 6, 8, 3
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    sizes = {"causal": (hidden, 33), "mid": (5, hidden), "mid_bias": (5,), "head": (6, 5), "head_bias": (6,)}
+    sizes |= {"trunk": (features, 27), "trunk_bias": (features,)}
+    sizes |= {"trunk_above": (4 * features, features), "trunk_above_bias": (4 * features,)}
+    weights = {f"rate.1.{name}": random(*size) for name, size in sizes.items()}
+    own = native.Rate.of({name: part.numpy() for name, part in weights.items()}, 1, np.zeros(hidden, np.float32))
+    values, coarser = random(channels, height, width).requires_grad_(), random(features, rows, columns).requires_grad_()
+    kernel = weights["rate.1.trunk"].view(features, channels, 3, 3)
+    phases = weights["rate.1.trunk_above"] @ coarser.flatten(1) + weights["rate.1.trunk_above_bias"][:, None]
+    above = joined(phases.view(features, 2, 2, rows, columns))[:, :height, :width]
+    around = functional.conv2d(values[None], kernel, weights["rate.1.trunk_bias"], padding=1)[0]
+    upstream = random(features, height, width, seed=1)
+    for given in (coarser, None):
+        expected = torch.relu(around if given is None else around + above)
+        gradients = torch.autograd.grad(expected, [values, coarser], upstream, retain_graph=True, allow_unused=True)
+        out = np.empty(expected.shape, np.float32)
+        own.features(values.detach().numpy(), None if given is None else given.detach().numpy(), out)
+        assert np.allclose(out, expected.detach(), atol=1e-4)
+        by_values, by_coarser = np.ones(values.shape, np.float32), np.ones(coarser.shape, np.float32)
+        own.features_backward(out, upstream.numpy(), by_values, None if given is None else by_coarser)
+        assert np.allclose(by_values - 1, gradients[0], atol=1e-4)
+        assert given is None or np.allclose(by_coarser - 1, gradients[1], atol=1e-4)
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

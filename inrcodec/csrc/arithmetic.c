@@ -27,12 +27,14 @@ enum { LANES = BYTES / 4, VECTORS = 3, ROWS = REGISTERS >= 32 ? 8 : 4 };
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4)));
 enum { WIDE = BYTES / 8, WIDEST = 4 };
+enum { OUTER = REGISTERS >= 32 ? 4 : 2 }; /* of a block of 4 columns of sums, rows */
 typedef double Wide __attribute__((vector_size(8 * WIDE), aligned(8)));
 
-/* `entropy.CAUSAL`: where the taps of a context lie, and `rate`'s constants of the Laplace distribution. */
+/* `entropy.CAUSAL`: where the taps of a context lie. Constants of `rate`'s Laplace distribution, and of `adam`. */
 static const int TAP_Y[TAPS] = {-2, -2, -2, -2, -2, -1, -1, -1, -1, 0, 0};
 static const int TAP_X[TAPS] = {-2, -1, 0, 1, 2, -2, -1, 0, 1, -2, -1};
 static const float LEAST_LOG = -4, MOST_LOG = 5, LEAST_SCALE = 0.02f, PER_BIT = 1.44269504f;
+static const float MEAN_KEPT = 0.9f, SQUARE_KEPT = 0.999f;
 
 typedef struct {
     const float *matrix; /* (rows, inner) */
@@ -222,6 +224,13 @@ static void siren_back(const Layers *layers, ptrdiff_t n, const float *by_values
     }
 }
 
+/* `count` rows, `apart` from each other. */
+INLINE void listed(Row *rows, const float *first, ptrdiff_t apart, int count)
+{
+    for (int k = 0; k < count; k++)
+        rows[k] = first + k * apart;
+}
+
 /* The 9 rows of each plane that a 3x3 kernel looks at: `at` names the planes' rows above, of the same row, and below. */
 static void windows(int channels, const float *const at[3], ptrdiff_t by_plane, Row *rows)
 {
@@ -347,11 +356,10 @@ static double tile(const Restored *m, const Tile *t, float *scratch, Row *rows)
     return total / 2;
 }
 
-/* Bits of values, and their gradients by offset (value - mean) and log scale: `objective.laplace`. */
-INLINE float laplace(int width, const float *restrict values, const float *restrict mean, const float *restrict log_scale,
-                     const float *restrict mask, float *restrict by_offset, float *restrict by_log)
+/* Bits of values, and their gradients by offset (value - mean) and log scale unless these are NULL: `stripe.laplace`. */
+INLINE void laplace(int width, const float *restrict values, const float *restrict mean, const float *restrict log_scale,
+                    const float *restrict mask, float *restrict bits, float *restrict by_offset, float *restrict by_log)
 {
-    float bits[LONGEST], total = 0;
     for (int j = 0; j < width; j++) {
         float offset = values[j] - mean[j], raw_log = log_scale[j], live = PER_BIT * mask[j];
         float raw = expf(fminf(fmaxf(raw_log, LEAST_LOG), MOST_LOG)), rising = 1 / (raw + LEAST_SCALE);
@@ -360,16 +368,58 @@ INLINE float laplace(int width, const float *restrict values, const float *restr
         int inside = d < 0.5f;
         float p = inside ? fmaxf(1 - 0.5f * (far + near), 1e-9f) : 0.5f * (1 - whole);
         float outwards = inside ? 0 : (d - 0.5f) * rising;
+        bits[j] = (outwards - logf(p)) * live;
+        if (!by_offset)
+            continue;
         float by_d = inside ? 0.5f * (near - far) * rising / p : rising;
         float by_p = inside ? far * (0.5f + d) + near * (0.5f - d) : whole;
         float by_b = (0.5f * by_p * rising / p - outwards) * rising;
-        bits[j] = (outwards - logf(p)) * live;
         by_offset[j] = by_d * (offset > 0 ? live : offset < 0 ? -live : 0);
         by_log[j] = by_b * raw * (raw_log >= LEAST_LOG && raw_log <= MOST_LOG ? live : 0);
     }
-    for (int j = 0; j < width; j++)
-        total += bits[j];
-    return total;
+}
+
+/* What a coarser level's features, from `at` on, say of a row of a finer one, (rows, 2 * half), `by_out` apart. The
+ * matrix is (2, 2, rows, features) by phase, and so is the bias. */
+static void from_above(const float *above, const float *bias, int count, int features, int odd, const float *at,
+                       ptrdiff_t by_plane, int half, float *phases, ptrdiff_t by_phase, float *out, ptrdiff_t by_out, Row *rows)
+{
+    listed(rows, at, by_plane, features);
+    for (int p = 0; p < 2; p++) /* even and odd columns */
+        span(&(Product){above + (2 * odd + p) * count * features, count, features, bias + (2 * odd + p) * count}, half, rows,
+             phases + p * count * by_phase, by_phase);
+    for (int o = 0; o < count; o++) {
+        const float *even = phases + o * by_phase, *uneven = even + count * by_phase;
+        for (int j = 0; j < half; j++) {
+            out[o * by_out + 2 * j] = even[j];
+            out[o * by_out + 2 * j + 1] = uneven[j];
+        }
+    }
+}
+
+/* The way back: add to the gradient by the features, from `at` on, given that by the row. The matrix is
+ * (2, features, 2 * rows) by row of phases. */
+static void back_above(const float *back, int count, int features, int odd, const float *by_row, ptrdiff_t apart, int width,
+                       float *phases, ptrdiff_t by_phase, float *at, ptrdiff_t by_plane, float *found, Row *rows)
+{
+    const int half = (width + 1) / 2;
+    for (int o = 0; o < count; o++) {
+        float *even = phases + o * by_phase, *uneven = even + count * by_phase;
+        for (int j = 0; j < width / 2; j++) {
+            even[j] = by_row[o * apart + 2 * j];
+            uneven[j] = by_row[o * apart + 2 * j + 1];
+        }
+        if (width % 2) {
+            even[half - 1] = by_row[o * apart + width - 1];
+            uneven[half - 1] = 0;
+        }
+        rows[o] = even;
+        rows[count + o] = uneven;
+    }
+    span(&(Product){back + odd * features * 2 * count, features, 2 * count}, half, rows, found, by_phase);
+    for (int k = 0; k < features; k++)
+        for (int j = 0; j < half; j++)
+            at[k * by_plane + j] += found[k * by_phase + j];
 }
 
 static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
@@ -377,40 +427,31 @@ static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
     const int C = m->channels, H = m->hidden, M = m->middle, F = m->features, L = LONGEST;
     float *first = scratch, *hidden = first + H * L, *middle = hidden + H * L, *heads = middle + M * L;
     float *by_heads = heads + 2 * C * L, *by_middle = by_heads + 2 * C * L, *by_hidden = by_middle + M * L;
-    float *taps = by_hidden + H * L, *phases = taps + TAPS * C * L, *by_features = phases + H * L, *ones = by_features + F * L;
+    float *taps = by_hidden + H * L, *phases = taps + TAPS * C * L, *by_features = phases + H * L;
+    float *bits = by_features + F * L, *totals = bits + L, *ones = totals + L;
     double total = 0;
-    for (int j = 0; j < L; j++)
+    for (int j = 0; j < L; j++) {
+        totals[j] = 0;
         ones[j] = 1;
+    }
     for (ptrdiff_t y = 0; y < s->height; y++)
         for (ptrdiff_t left = 0; left < s->width; left += L) {
-            const int width = (int)(s->width - left < L ? s->width - left : L), half = (width + 1) / 2, row = y & 1;
+            const int width = (int)(s->width - left < L ? s->width - left : L), half = (width + 1) / 2, odd = y & 1;
             const ptrdiff_t above = y / 2 * s->by_trunk_row + left / 2, own = (y + 2) * s->by_row + left + 2;
-            const float *trunk = s->trunk ? s->trunk + above : NULL;
-            for (int p = 0; p < 2; p++) { /* what the trunk says of even and odd columns */
-                float *phase = phases + p * (L / 2);
-                if (trunk) {
-                    for (int k = 0; k < F; k++)
-                        rows[k] = trunk + k * s->by_trunk_plane;
-                    span(&(Product){m->above + (2 * row + p) * H * F, H, F, m->bias + (2 * row + p) * H}, half, rows, phase, L);
-                } else
-                    for (int o = 0; o < H; o++)
-                        for (int j = 0; j < half; j++)
-                            phase[o * L + j] = m->bias[o];
-            }
-            for (int o = 0; o < H; o++)
-                for (int j = 0; j < half; j++) {
-                    first[o * L + 2 * j] = phases[o * L + j];
-                    first[o * L + 2 * j + 1] = phases[o * L + L / 2 + j];
-                }
+            const float *mask = s->mask ? s->mask + y * s->width + left : ones;
+            if (s->trunk)
+                from_above(m->above, m->bias, H, F, odd, s->trunk + above, s->by_trunk_plane, half, phases, L / 2, first, L, rows);
+            else
+                for (int o = 0; o < H; o++)
+                    for (int j = 0; j < width; j++)
+                        first[o * L + j] = m->bias[o];
             for (int c = 0; c < C; c++)
                 for (int t = 0; t < TAPS; t++)
                     rows[c * TAPS + t] = s->padded + c * s->by_plane + own + TAP_Y[t] * s->by_row + TAP_X[t];
             span(&(Product){m->causal, H, TAPS * C, .more = first, .rectified = 1}, width, rows, hidden, L);
-            for (int o = 0; o < H; o++)
-                rows[o] = hidden + o * L;
+            listed(rows, hidden, L, H);
             span(&(Product){m->mid, M, H, m->mid_bias, .rectified = 1}, width, rows, middle, L);
-            for (int o = 0; o < M; o++)
-                rows[o] = middle + o * L;
+            listed(rows, middle, L, M);
             span(&(Product){m->head, 2 * C, M, m->head_bias}, width, rows, heads, L);
             if (s->mean)
                 for (int c = 0; c < C; c++) {
@@ -418,26 +459,29 @@ static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
                     memcpy(s->mean + at, heads + c * L, width * sizeof(float));
                     memcpy(s->log_scale + at, heads + (C + c) * L, width * sizeof(float));
                 }
+            for (int c = 0; s->bits && c < C; c++) {
+                float *sums = s->bits + y * s->width + left;
+                laplace(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, bits, NULL, NULL);
+                for (int j = 0; j < width; j++)
+                    sums[j] = c ? sums[j] + bits[j] : bits[j];
+            }
             if (!s->gradient)
                 continue;
             for (int c = 0; c < C; c++) {
                 float *by_mean = by_heads + c * L, *by_value = s->gradient + c * s->by_plane + own;
-                const float *mask = s->mask ? s->mask + y * s->width + left : ones;
-                total += laplace(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, by_mean,
-                                 by_heads + (C + c) * L);
+                laplace(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, bits, by_mean,
+                        by_heads + (C + c) * L);
                 for (int j = 0; j < width; j++) {
+                    totals[j] += bits[j];
                     by_value[j] += by_mean[j];
                     by_mean[j] = -by_mean[j];
                 }
             }
-            for (int o = 0; o < 2 * C; o++)
-                rows[o] = by_heads + o * L;
+            listed(rows, by_heads, L, 2 * C);
             span(&(Product){m->back_head, M, 2 * C, .kept = middle, .by_kept = L}, width, rows, by_middle, L);
-            for (int o = 0; o < M; o++)
-                rows[o] = by_middle + o * L;
+            listed(rows, by_middle, L, M);
             span(&(Product){m->back_mid, H, M, .kept = hidden, .by_kept = L}, width, rows, by_hidden, L);
-            for (int o = 0; o < H; o++)
-                rows[o] = by_hidden + o * L;
+            listed(rows, by_hidden, L, H);
             span(&(Product){m->back_causal, TAPS * C, H}, width, rows, taps, L);
             for (int c = 0; c < C; c++)
                 for (int t = 0; t < TAPS; t++) {
@@ -446,87 +490,231 @@ static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
                     for (int j = 0; j < width; j++)
                         into[j] += tap[j];
                 }
-            if (!trunk)
-                continue;
-            for (int o = 0; o < H; o++) {
-                if (width % 2)
-                    by_hidden[o * L + width] = 0;
-                for (int j = 0; j < half; j++) {
-                    phases[o * L + j] = by_hidden[o * L + 2 * j];
-                    phases[o * L + L / 2 + j] = by_hidden[o * L + 2 * j + 1];
-                }
-                rows[o] = phases + o * L;
-                rows[H + o] = phases + o * L + L / 2;
-            }
-            span(&(Product){m->back_above + row * F * 2 * H, F, 2 * H}, half, rows, by_features, L);
-            for (int k = 0; k < F; k++) {
-                float *into = s->by_trunk + above + k * s->by_trunk_plane;
-                for (int j = 0; j < half; j++)
-                    into[j] += by_features[k * L + j];
-            }
+            if (s->trunk)
+                back_above(m->back_above, H, F, odd, by_hidden, L, width, phases, L / 2, s->by_trunk + above, s->by_trunk_plane,
+                           by_features, rows);
         }
+    for (int j = 0; j < L; j++)
+        total += totals[j];
     return total;
 }
 
-/* Add the products of all pairs of rows, summed over `width` places, to (rows, columns) numbers. */
-static void add_outer(int rows, int columns, int width, const float *a, const float *b, float *sums)
+/* A level's features, (features, h, w): of its values, padded by one, and of a coarser level's features. */
+static void trunk(const Trunk *m, const Planes *padded, const Planes *coarser, const Planes *out, float *scratch, Row *rows)
 {
-    const int whole = width / LANES * LANES;
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++) {
-            const float *x = a + r * LONGEST, *y = b + c * LONGEST;
-            Vector even = {0}, odd = {0};
-            int j = 0;
-            for (; j + 2 * LANES <= whole; j += 2 * LANES) {
-                even += *(const Vector *)(x + j) * *(const Vector *)(y + j);
-                odd += *(const Vector *)(x + j + LANES) * *(const Vector *)(y + j + LANES);
+    const int C = m->channels, F = m->features;
+    const ptrdiff_t height = out->shape[1], width = out->shape[2], pitch = width + 1, by_phase = (width + 1) / 2;
+    float *first = scratch, *phases = first + F * pitch, *found = phases + 2 * F * by_phase;
+    for (ptrdiff_t y = 0; y < height; y++) {
+        if (coarser)
+            from_above(m->above, m->above_bias, F, F, y & 1, (const float *)coarser->at + y / 2 * coarser->by[1], coarser->by[0],
+                       (int)by_phase, phases, by_phase, first, pitch, rows);
+        const float *top = (const float *)padded->at + y * padded->by[1];
+        windows(C, (const float *[]){top, top + padded->by[1], top + 2 * padded->by[1]}, padded->by[0], rows);
+        span(&(Product){m->kernel, F, 9 * C, m->bias, .more = coarser ? first : NULL, .rectified = 1}, (int)width, rows, found,
+             pitch);
+        for (int k = 0; k < F; k++)
+            memcpy((float *)out->at + k * out->by[0] + y * out->by[1], found + k * pitch, (size_t)width * sizeof(float));
+    }
+}
+
+/* Add to the gradients by values and by a coarser level's features, given that by the level's features. */
+static void trunk_back(const Trunk *m, const Planes *features, const Planes *by_features, const Planes *by_values,
+                       const Planes *by_coarser, float *scratch, Row *rows)
+{
+    const int C = m->channels, F = m->features;
+    const ptrdiff_t height = features->shape[1], width = features->shape[2], pitch = width + 2, by_phase = (width + 1) / 2;
+    float *ring = scratch, *phases = ring + RING * F * pitch, *found = phases + 2 * F * by_phase;
+    float *more = found + F * by_phase;
+    memset(ring, 0, (size_t)(RING * F * pitch) * sizeof(float));
+#define AT(row) (ring + ((row) & (RING - 1)) * F * pitch)
+    for (ptrdiff_t y = 0; y <= height; y++) {
+        for (int k = 0; k < F; k++)
+            for (ptrdiff_t x = 0; x < width; x++) {
+                const ptrdiff_t from = k * features->by[0] + y * features->by[1] + x;
+                const ptrdiff_t by = k * by_features->by[0] + y * by_features->by[1] + x;
+                AT(y)[k * pitch + 1 + x] =
+                    y < height && ((const float *)features->at)[from] > 0 ? ((const float *)by_features->at)[by] : 0;
             }
-            if (j < whole)
-                even += *(const Vector *)(x + j) * *(const Vector *)(y + j);
-            float sum = 0;
-            for (int i = 0; i < LANES; i++)
-                sum += even[i] + odd[i];
-            for (j = whole; j < width; j++)
-                sum += x[j] * y[j];
-            sums[r * columns + c] += sum;
+        if (by_coarser && y < height)
+            back_above(m->back_above, F, F, y & 1, AT(y) + 1, pitch, (int)width, phases, by_phase,
+                       (float *)by_coarser->at + y / 2 * by_coarser->by[1], by_coarser->by[0], found, rows);
+        if (!y)
+            continue;
+        windows(F, (const float *[]){AT(y - 2), AT(y - 1), AT(y)}, pitch, rows);
+        span(&(Product){m->back_kernel, C, 9 * F}, (int)width, rows, more, width);
+        for (int c = 0; c < C; c++) {
+            float *into = (float *)by_values->at + c * by_values->by[0] + (y - 1) * by_values->by[1];
+            for (ptrdiff_t x = 0; x < width; x++)
+                into[x] += more[c * width + x];
+        }
+    }
+#undef AT
+}
+
+/* Add to numbers (rows, columns) the products of planes a and planes b, summed over all places. What is between `width` and
+ * a multiple of LANES is read, too: there a must be 0. */
+static void add_outer(int rows, const Row *a, ptrdiff_t by_a, int columns, const Row *b, ptrdiff_t by_b, ptrdiff_t height,
+                      ptrdiff_t width, float *sums)
+{
+    for (int top = 0; top < rows; top += OUTER)
+        for (int left = 0; left < columns; left += 4) {
+            Vector found[OUTER][4] = {{{0}}};
+            Row own[OUTER], other[4]; /* the last of them several times, if need be */
+            for (int r = 0; r < OUTER; r++)
+                own[r] = a[top + r < rows ? top + r : rows - 1];
+            for (int c = 0; c < 4; c++)
+                other[c] = b[left + c < columns ? left + c : columns - 1];
+            for (ptrdiff_t y = 0; y < height; y++)
+                for (ptrdiff_t at = 0; at < width; at += LANES) {
+                    Vector values[4];
+                    for (int c = 0; c < 4; c++)
+                        values[c] = *(const Vector *)(other[c] + y * by_b + at);
+                    for (int r = 0; r < OUTER; r++) {
+                        Vector factor = *(const Vector *)(own[r] + y * by_a + at);
+                        for (int c = 0; c < 4; c++)
+                            found[r][c] += factor * values[c];
+                    }
+                }
+            for (int r = 0; r < OUTER && top + r < rows; r++)
+                for (int c = 0; c < 4 && left + c < columns; c++)
+                    for (int i = 0; i < LANES; i++)
+                        sums[(top + r) * columns + left + c] += found[r][c][i];
         }
 }
 
-static void ends_back(const Ends *m, ptrdiff_t n, float *scratch, Row *rows)
+/* Zeros in place of all of planes (count, rows, pitch) but the first `height` rows and `width` columns. */
+static void beside(float *planes, int count, ptrdiff_t rows, ptrdiff_t height, ptrdiff_t width, ptrdiff_t pitch)
+{
+    for (int c = 0; c < count; c++)
+        for (ptrdiff_t y = 0; y < rows; y++) {
+            const ptrdiff_t kept = y < height ? width : 0;
+            memset(planes + (c * rows + y) * pitch + kept, 0, (size_t)(pitch - kept) * sizeof(float));
+        }
+}
+
+/* The squared error of a picture whose filter sees `padded`, (seen, h + 4, w + 4), and the gradients by the filter's parts. */
+static double filter_slopes(const Restored *m, const Sample *s, float *const *slopes, float *scratch, Row *rows)
+{
+    const ptrdiff_t h = s->height, w = s->width, pitch = tile_pitch(w), plane = (h + 4) * pitch;
+    const int seen = m->seen, F = m->features;
+    float *padded = scratch, *hidden = padded + seen * plane, *upstream = hidden + F * plane, *by_hidden = upstream + 3 * plane;
+    float *ones = by_hidden + F * plane;
+    Row *list = rows + tile_places(m);
+    double error = 0;
+    beside(padded, seen, h + 4, h + 4, w + 4, pitch);
+    beside(hidden, F, h + 4, h + 2, w + 2, pitch);
+    memset(upstream, 0, (size_t)(3 * plane) * sizeof(float));
+    beside(by_hidden, F, h + 4, h + 2, w + 2, pitch);
+    for (int c = 0; c < seen; c++)
+        for (ptrdiff_t y = 0; y < h + 4; y++)
+            memcpy(padded + c * plane + y * pitch, s->padded + (c * (h + 4) + y) * (w + 4), (size_t)(w + 4) * sizeof(float));
+    for (ptrdiff_t y = 0; y < h + 2; y++) {
+        const float *top = padded + y * pitch;
+        windows(seen, (const float *[]){top, top + pitch, top + 2 * pitch}, plane, rows);
+        span(&(Product){m->first, F, 9 * seen, m->first_bias, .rectified = 1}, (int)w + 2, rows, hidden + y * pitch, plane);
+    }
+    for (ptrdiff_t y = 0; y < h; y++) {
+        const float *top = hidden + y * pitch;
+        float *own = upstream + (y + 2) * pitch + 2;
+        windows(F, (const float *[]){top, top + pitch, top + 2 * pitch}, plane, rows);
+        span(&(Product){m->last, 3, 9 * F, m->last_bias}, (int)w, rows, own, plane);
+        for (int c = 0; c < 3; c++) {
+            float sum = 0;
+            for (ptrdiff_t x = 0; x < w; x++) {
+                float excess = own[c * plane + x] - s->missing[(c * h + y) * w + x];
+                own[c * plane + x] = 2 * s->scale * excess * (s->weight ? s->weight[y * w + x] : 1);
+                sum += excess * own[c * plane + x];
+            }
+            error += sum;
+        }
+    }
+    if (!slopes)
+        return error / 2;
+    for (ptrdiff_t y = 0; y < h + 2; y++) {
+        const float *top = upstream + y * pitch;
+        windows(3, (const float *[]){top, top + pitch, top + 2 * pitch}, plane, rows);
+        span(&(Product){m->by_last, F, 27, .kept = hidden + y * pitch, .by_kept = plane}, (int)w + 2, rows,
+             by_hidden + y * pitch, plane);
+    }
+    for (ptrdiff_t j = 0; j < plane; j++)
+        ones[j] = 1;
+    listed(list, by_hidden, plane, F);
+    windows(seen, (const float *[]){padded, padded + pitch, padded + 2 * pitch}, plane, rows);
+    add_outer(F, list, pitch, 9 * seen, rows, pitch, h + 2, w + 2, slopes[0]);
+    add_outer(F, list, pitch, 1, (Row[]){ones}, pitch, h + 2, w + 2, slopes[1]);
+    listed(list, upstream + 2 * pitch + 2, plane, 3);
+    windows(F, (const float *[]){hidden, hidden + pitch, hidden + 2 * pitch}, plane, rows);
+    add_outer(3, list, pitch, 9 * F, rows, pitch, h, w, slopes[2]);
+    add_outer(3, list, pitch, 1, (Row[]){ones}, pitch, h, w, slopes[3]);
+    return error / 2;
+}
+
+static double ends(const Ends *m, ptrdiff_t n, float *scratch, Row *rows)
 {
     const int C = m->channels, H = m->hidden, M = m->middle, L = LONGEST;
     float *hidden = scratch, *middle = hidden + H * L, *heads = middle + M * L, *by_heads = heads + 2 * C * L;
-    float *by_middle = by_heads + 2 * C * L, *by_hidden = by_middle + M * L, *ones = by_hidden + H * L;
+    float *by_middle = by_heads + 2 * C * L, *by_hidden = by_middle + M * L, *bits = by_hidden + H * L, *totals = bits + L;
+    float *ones = totals + L;
+    Row *list = rows + H + M + 2 * C;
+    memset(scratch, 0, (size_t)(ones - scratch) * sizeof(float));
     for (int j = 0; j < L; j++)
         ones[j] = 1;
     for (ptrdiff_t start = 0; start < n; start += L) {
         const int width = (int)(n - start < L ? n - start : L);
-        for (int o = 0; o < H; o++) {
-            rows[o] = hidden + o * L;
+        for (int o = 0; o < H; o++)
             for (int j = 0; j < width; j++)
                 hidden[o * L + j] = fmaxf(m->first[o * m->by_first + start + j] + m->shift[o], 0);
-        }
+        listed(rows, hidden, L, H);
         span(&(Product){m->mid, M, H, m->mid_bias, .rectified = 1}, width, rows, middle, L);
-        for (int o = 0; o < M; o++)
-            rows[o] = middle + o * L;
+        listed(rows, middle, L, M);
         span(&(Product){m->head, 2 * C, M, m->head_bias}, width, rows, heads, L);
         for (int c = 0; c < C; c++) {
             float *by_mean = by_heads + c * L;
-            laplace(width, m->values + c * m->by_value + start, heads + c * L, heads + (C + c) * L, ones, by_mean, by_heads + (C + c) * L);
-            for (int j = 0; j < width; j++)
+            laplace(width, m->values + c * m->by_value + start, heads + c * L, heads + (C + c) * L, ones, bits, by_mean,
+                    by_heads + (C + c) * L);
+            for (int j = 0; j < width; j++) {
+                totals[j] += bits[j];
                 by_mean[j] = -by_mean[j];
+            }
         }
-        for (int o = 0; o < 2 * C; o++)
-            rows[o] = by_heads + o * L;
+        if (!m->by_shift)
+            continue;
+        listed(rows, by_heads, L, 2 * C);
         span(&(Product){m->back_head, M, 2 * C, .kept = middle, .by_kept = L}, width, rows, by_middle, L);
-        for (int o = 0; o < M; o++)
-            rows[o] = by_middle + o * L;
+        listed(rows, by_middle, L, M);
         span(&(Product){m->back_mid, H, M, .kept = hidden, .by_kept = L}, width, rows, by_hidden, L);
-        add_outer(H, 1, width, by_hidden, ones, m->by_shift);
-        add_outer(M, H, width, by_middle, hidden, m->by_mid);
-        add_outer(M, 1, width, by_middle, ones, m->by_mid_bias);
-        add_outer(2 * C, M, width, by_heads, middle, m->by_head);
-        add_outer(2 * C, 1, width, by_heads, ones, m->by_head_bias);
+        for (int j = width; j < (width + LANES - 1) / LANES * LANES; j++) /* which may be there from the places before */
+            for (int o = 0; o < 2 * C + M + H; o++)
+                by_heads[o * L + j] = 0;
+        listed(list, by_hidden, L, H);
+        add_outer(H, list, L, 1, (Row[]){ones}, L, 1, width, m->by_shift);
+        listed(rows, hidden, L, H);
+        listed(list, by_middle, L, M);
+        add_outer(M, list, L, H, rows, L, 1, width, m->by_mid);
+        add_outer(M, list, L, 1, (Row[]){ones}, L, 1, width, m->by_mid_bias);
+        listed(rows, middle, L, M);
+        listed(list, by_heads, L, 2 * C);
+        add_outer(2 * C, list, L, M, rows, L, 1, width, m->by_head);
+        add_outer(2 * C, list, L, 1, (Row[]){ones}, L, 1, width, m->by_head_bias);
+    }
+    double total = 0;
+    for (int j = 0; j < L; j++)
+        total += totals[j];
+    return total;
+}
+
+/* A step of Adam (see `adam`) on changes (n,), of given gradient and bits log2(1 + |change| / unit) of each. */
+static void adam(ptrdiff_t n, float *restrict changes, float *restrict mean, float *restrict square,
+                 const float *restrict gradient, float unit, float bits, float rate, int count)
+{
+    const float own = rate / (1 - powf(MEAN_KEPT, (float)count)), unbiased = 1 / (1 - powf(SQUARE_KEPT, (float)count));
+    for (ptrdiff_t j = 0; j < n; j++) {
+        float change = changes[j], sign = change > 0 ? 1 : change < 0 ? -1 : 0;
+        float slope = gradient[j] + bits * PER_BIT * sign / (unit + fabsf(change));
+        mean[j] += (1 - MEAN_KEPT) * (slope - mean[j]);
+        square[j] += (1 - SQUARE_KEPT) * (slope * slope - square[j]);
+        changes[j] = change - own * mean[j] / (sqrtf(square[j] * unbiased) + 1e-8f);
     }
 }
 
@@ -602,4 +790,5 @@ static void symbols_at(const Exact *m, ptrdiff_t n, const double *padded, ptrdif
     }
 }
 
-const Arithmetic ARITHMETIC = {siren, convolved, tile, stripe, ends_back, rounded_softly, symbols_at};
+const Arithmetic ARITHMETIC = {siren, convolved, tile, filter_slopes, trunk, trunk_back,
+                               stripe, ends, adam, rounded_softly, symbols_at};

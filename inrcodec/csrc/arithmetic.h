@@ -62,6 +62,19 @@ static inline ptrdiff_t tile_floats(const Restored *m, const Tile *t)
 
 static inline ptrdiff_t tile_places(const Restored *m) { return 9 * (m->seen > m->features ? m->seen : m->features); }
 
+/* What a filter sees of a tile, and what it should add: (seen, height + 4, width + 4), (3, height, width). */
+typedef struct {
+    ptrdiff_t height, width;
+    const float *padded, *missing, *weight; /* weight (height, width) or NULL */
+    float scale;                            /* of the squared error */
+} Sample;
+
+/* Floats that `filter_slopes` needs; it has twice as long a list as `tile`. */
+static inline ptrdiff_t sample_floats(const Restored *m, const Sample *s)
+{
+    return (m->seen + 2 * (ptrdiff_t)m->features + 4) * (s->height + 4) * tile_pitch(s->width);
+}
+
 /* The rate model of a level. Of `above`, (2, 2, hidden, features) by phase, of `back_above`, (2, features, 2 * hidden)
  * by row of phases; the other matrices that lead back are transposed. */
 typedef struct {
@@ -74,15 +87,22 @@ typedef struct {
     const float *values, *padded, *mask, *trunk; /* padded: two rows above, two columns beside */
     ptrdiff_t height, width, by_row, by_plane, by_trunk_row, by_trunk_plane;
     float *gradient, *by_trunk;                  /* laid out like `padded` and `trunk`; NULL if not wanted */
-    float *mean, *log_scale;                     /* (C, h, w); NULL if not wanted */
+    float *mean, *log_scale, *bits;              /* (C, h, w), (h, w); NULL if not wanted */
 } Stripe;
+
+/* Where the features of a level come from. `above` and `back_above` are like `Rate`'s. */
+typedef struct {
+    int channels, features;
+    const float *kernel, *bias, *above, *above_bias; /* kernel (features, C, 3, 3) */
+    const float *back_kernel, *back_above;           /* (C, features, 3, 3) */
+} Trunk;
 
 /* The last layers of the rate model, and the gradients of the bits by them: first, (H, n), is before they are rectified. */
 typedef struct {
     int channels, hidden, middle;
     ptrdiff_t by_first, by_value; /* from one plane to the next */
     const float *first, *values, *shift, *mid, *mid_bias, *head, *head_bias, *back_mid, *back_head;
-    float *by_shift, *by_mid, *by_mid_bias, *by_head, *by_head_bias;
+    float *by_shift, *by_mid, *by_mid_bias, *by_head, *by_head_bias; /* NULL if not wanted */
 } Ends;
 
 /* What `entropy` knows of a level: integers, or these by powers of two, in doubles, whose sums are exact in any order. */
@@ -91,14 +111,20 @@ typedef struct {
     const double *causal, *mid, *mid_bias, *head, *head_bias, *least, *most;
 } Exact;
 
-/* What a CPU can do. `tile` returns the error, `stripe` the bits. */
+/* What a CPU can do. `tile` and `filter_slopes` return the error, `stripe` and `ends` the bits. */
 typedef struct {
     void (*siren)(const Layers *, ptrdiff_t n, const float *x, ptrdiff_t by_x, float *values, ptrdiff_t by_values,
                   float *cosines, ptrdiff_t by_cosines, float *scratch);
     void (*convolved)(const Kernel *, const Planes *in, const Planes *out, Row *);
     double (*tile)(const Restored *, const Tile *, float *scratch, Row *);
+    double (*filter_slopes)(const Restored *, const Sample *, float *const *slopes, float *scratch, Row *);
+    void (*trunk)(const Trunk *, const Planes *padded, const Planes *coarser, const Planes *out, float *scratch, Row *);
+    void (*trunk_back)(const Trunk *, const Planes *features, const Planes *by_features, const Planes *by_values,
+                       const Planes *by_coarser, float *scratch, Row *);
     double (*stripe)(const Rate *, const Stripe *, float *scratch, Row *);
-    void (*ends_back)(const Ends *, ptrdiff_t n, float *scratch, Row *);
+    double (*ends)(const Ends *, ptrdiff_t n, float *scratch, Row *);
+    void (*adam)(ptrdiff_t n, float *changes, float *mean, float *square, const float *gradient, float unit, float bits,
+                 float rate, int count);
     void (*rounded_softly)(ptrdiff_t n, const float *values, const float *noise, float temperature, float *rounded,
                            float *slopes);
     void (*symbols_at)(const Exact *, ptrdiff_t n, const double *padded, ptrdiff_t by_plane, const int64_t *places,

@@ -169,37 +169,48 @@ static PyObject *convolve(PyObject *module, PyObject *arguments)
     return finished(&held, NULL);
 }
 
+/* Kernel and bias of a filter's layers, and what leads back through the second and, if `whole`, the first. */
+static void read_filter(Held *held, PyObject *tuple, int whole, Restored *model)
+{
+    PyObject *part[6];
+    const int count = whole ? 6 : 5;
+    if (PyTuple_Size(tuple) != count) {
+        if (!held->failed)
+            PyErr_Format(PyExc_ValueError, "expected %d arrays", count);
+        held->failed = 1;
+        return;
+    }
+    for (int i = 0; i < count; i++)
+        part[i] = PyTuple_GetItem(tuple, i);
+    Planes first = array(held, part[0], 0, 1, SIZES(-1, -1, 3, 3));
+    const Py_ssize_t F = first.shape[0], seen = first.shape[1];
+    model->seen = (int)seen;
+    model->features = (int)F;
+    model->first = first.at;
+    model->first_bias = array(held, part[1], 0, 1, SIZES(F)).at;
+    model->last = array(held, part[2], 0, 1, SIZES(3, F, 3, 3)).at;
+    model->last_bias = array(held, part[3], 0, 1, SIZES(3)).at;
+    model->by_last = array(held, part[4], 0, 1, SIZES(F, 3, 3, 3)).at;
+    if (whole)
+        model->by_first = array(held, part[5], 0, 1, SIZES(seen, F, 3, 3)).at;
+}
+
 static PyObject *tile(PyObject *module, PyObject *arguments)
 {
-    PyObject *x_object, *forwards, *backwards, *kernels, *target_object, *weight_object, *out_object, *part[6];
+    PyObject *x_object, *forwards, *backwards, *kernels, *target_object, *weight_object, *out_object;
     Py_ssize_t top, left, height, width;
     float scale;
     if (!PyArg_ParseTuple(arguments, "O(nnnn)O!O!O!OOfO", &x_object, &top, &left, &height, &width, &PyTuple_Type, &forwards,
                           &PyTuple_Type, &backwards, &PyTuple_Type, &kernels, &target_object, &weight_object, &scale, &out_object))
         return NULL;
-    if (PyTuple_Size(kernels) != 6) {
-        PyErr_SetString(PyExc_ValueError, "expected 6 arrays");
-        return NULL;
-    }
-    for (int i = 0; i < 6; i++)
-        part[i] = PyTuple_GetItem(kernels, i);
     Held held = {0};
     Py_ssize_t units = 0, back_units = 0;
     Planes x = READ(x_object, -1, -1, -1);
     Py_ssize_t C = x.shape[0];
     Tile work = {x.shape[1], x.shape[2], top, left, height, width, x.at, .scale = scale};
     Restored model = {layers_of(&held, forwards, 2, C, C, &units), layers_of(&held, backwards, 1, 3, 3, &back_units)};
-    Planes first = READ(part[0], -1, -1, 3, 3);
-    Py_ssize_t F = first.shape[0], seen = first.shape[1];
-    model.seen = (int)seen;
-    model.features = (int)F;
     model.units = (int)units;
-    model.first = first.at;
-    model.first_bias = READ(part[1], F).at;
-    model.last = READ(part[2], 3, F, 3, 3).at;
-    model.last_bias = READ(part[3], 3).at;
-    model.by_last = READ(part[4], F, 3, 3, 3).at;
-    model.by_first = READ(part[5], seen, F, 3, 3).at;
+    read_filter(&held, kernels, 1, &model);
     const int back = !Py_IsNone(target_object);
     if (back) {
         Planes target = array(&held, target_object, 0, 0, SIZES(3, height, width));
@@ -216,7 +227,7 @@ static PyObject *tile(PyObject *module, PyObject *arguments)
     /* Of the tile and two pixels around it, what x has not got is less than these two, and x has got something. */
     const Py_ssize_t below = height + 4 - top - x.shape[1], right = width + 4 - left - x.shape[2];
     if (!held.failed && (height < 1 || width < 1 || !x.shape[1] || !x.shape[2] || top < 0 || top > 2 || left < 0 || left > 2 ||
-                         below < 0 || below > 2 || right < 0 || right > 2 || seen < 3 || seen > 3 + C ||
+                         below < 0 || below > 2 || right < 0 || right > 2 || model.seen < 3 || model.seen > 3 + C ||
                          model.forwards.at[model.forwards.count].rows != 3 || units != back_units ||
                          model.backwards.at[model.backwards.count].rows != C)) {
         PyErr_SetString(PyExc_ValueError, "a tile that does not fit, or layers that do not");
@@ -224,13 +235,111 @@ static PyObject *tile(PyObject *module, PyObject *arguments)
     }
     double error = 0;
     float *scratch = memory(&held, held.failed ? 0 : tile_floats(&model, &work), sizeof(float));
-    Row *rows = memory(&held, held.failed ? 0 : tile_places(&model), sizeof(Row));
+    Row *rows = memory(&held, tile_places(&model), sizeof(Row));
     if (!held.failed) {
         Py_BEGIN_ALLOW_THREADS
         error = own->tile(&model, &work, scratch, rows);
         Py_END_ALLOW_THREADS
     }
     return finished(&held, held.failed ? NULL : PyFloat_FromDouble(error));
+}
+
+static PyObject *filter_slopes(PyObject *module, PyObject *arguments)
+{
+    PyObject *padded_object, *missing_object, *weight_object, *kernels, *found;
+    float scale;
+    if (!PyArg_ParseTuple(arguments, "OOOO!fO!", &padded_object, &missing_object, &weight_object, &PyTuple_Type, &kernels, &scale,
+                          &PyTuple_Type, &found))
+        return NULL;
+    const Py_ssize_t wanted = PyTuple_Size(found);
+    if (wanted && wanted != 4) {
+        PyErr_SetString(PyExc_ValueError, "expected no array, or 4");
+        return NULL;
+    }
+    Held held = {0};
+    Restored model = {0};
+    read_filter(&held, kernels, 0, &model);
+    Planes missing = READ(missing_object, 3, -1, -1);
+    Sample sample = {missing.shape[1], missing.shape[2], .missing = missing.at, .scale = scale};
+    sample.padded = READ(padded_object, model.seen, sample.height + 4, sample.width + 4).at;
+    if (!Py_IsNone(weight_object))
+        sample.weight = READ(weight_object, sample.height, sample.width).at;
+    float *slopes[4];
+    const Py_ssize_t sizes[4] = {9 * (Py_ssize_t)model.seen * model.features, model.features, 27 * (Py_ssize_t)model.features, 3};
+    for (int i = 0; i < wanted; i++)
+        slopes[i] = (float *)WRITE(PyTuple_GetItem(found, i), sizes[i]).at;
+    double error = 0;
+    float *scratch = memory(&held, sample_floats(&model, &sample), sizeof(float));
+    Row *rows = memory(&held, 2 * tile_places(&model), sizeof(Row));
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        error = own->filter_slopes(&model, &sample, wanted ? slopes : NULL, scratch, rows);
+        Py_END_ALLOW_THREADS
+    }
+    return finished(&held, held.failed ? NULL : PyFloat_FromDouble(error));
+}
+
+static PyObject *trunk(PyObject *module, PyObject *arguments)
+{
+    PyObject *padded_object, *coarser_object, *tuple, *out_object;
+    if (!PyArg_ParseTuple(arguments, "OOO!O", &padded_object, &coarser_object, &PyTuple_Type, &tuple, &out_object))
+        return NULL;
+    Held held = {0};
+    const int deep = !Py_IsNone(coarser_object);
+    if (PyTuple_Size(tuple) != 6) {
+        PyErr_SetString(PyExc_ValueError, "expected 6 arrays");
+        return NULL;
+    }
+    Planes out = array(&held, out_object, 1, 0, SIZES(-1, -1, -1)), coarser = {0};
+    Py_ssize_t F = out.shape[0], height = out.shape[1], width = out.shape[2];
+    Planes padded = array(&held, padded_object, 0, 0, SIZES(-1, height + 2, width + 2));
+    Py_ssize_t C = padded.shape[0];
+    Trunk model = {(int)C, (int)F, READ(PyTuple_GetItem(tuple, 0), F, 9 * C).at, READ(PyTuple_GetItem(tuple, 1), F).at};
+    if (deep) {
+        coarser = array(&held, coarser_object, 0, 0, SIZES(F, (height + 1) / 2, (width + 1) / 2));
+        model.above = READ(PyTuple_GetItem(tuple, 2), 2, 2, F, F).at;
+        model.above_bias = READ(PyTuple_GetItem(tuple, 3), 2, 2, F).at;
+    }
+    float *scratch = memory(&held, F * (4 * width + 4), sizeof(float));
+    Row *rows = memory(&held, 9 * C + F, sizeof(Row));
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        own->trunk(&model, &padded, deep ? &coarser : NULL, &out, scratch, rows);
+        Py_END_ALLOW_THREADS
+    }
+    return finished(&held, NULL);
+}
+
+static PyObject *trunk_back(PyObject *module, PyObject *arguments)
+{
+    PyObject *features_object, *by_object, *tuple, *by_values_object, *by_coarser_object;
+    if (!PyArg_ParseTuple(arguments, "OOO!OO", &features_object, &by_object, &PyTuple_Type, &tuple, &by_values_object,
+                          &by_coarser_object))
+        return NULL;
+    Held held = {0};
+    const int deep = !Py_IsNone(by_coarser_object);
+    if (PyTuple_Size(tuple) != 6) {
+        PyErr_SetString(PyExc_ValueError, "expected 6 arrays");
+        return NULL;
+    }
+    Planes features = array(&held, features_object, 0, 0, SIZES(-1, -1, -1)), by_coarser = {0};
+    Py_ssize_t F = features.shape[0], height = features.shape[1], width = features.shape[2];
+    Planes by_features = array(&held, by_object, 0, 0, SIZES(F, height, width));
+    Planes by_values = array(&held, by_values_object, 1, 0, SIZES(-1, height, width));
+    Py_ssize_t C = by_values.shape[0];
+    Trunk model = {(int)C, (int)F, .back_kernel = READ(PyTuple_GetItem(tuple, 4), C, F, 3, 3).at};
+    if (deep) {
+        by_coarser = array(&held, by_coarser_object, 1, 0, SIZES(F, (height + 1) / 2, (width + 1) / 2));
+        model.back_above = READ(PyTuple_GetItem(tuple, 5), 2, F, 2 * F).at;
+    }
+    float *scratch = memory(&held, F * ((RING + 2) * (width + 2)) + C * width, sizeof(float));
+    Row *rows = memory(&held, 9 * F, sizeof(Row));
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        own->trunk_back(&model, &features, &by_features, &by_values, deep ? &by_coarser : NULL, scratch, rows);
+        Py_END_ALLOW_THREADS
+    }
+    return finished(&held, NULL);
 }
 
 /* Planes (C, h, w) with two rows of zeros above and two columns beside. */
@@ -301,7 +410,9 @@ static PyObject *rate(PyObject *module, PyObject *arguments)
                 PyErr_SetString(PyExc_ValueError, "expected a trunk and its gradient with the same strides");
             }
         }
-    } else {
+    } else if (Py_IsNone(two_object))
+        work.bits = (float *)WRITE(one_object, height, width).at;
+    else {
         work.mean = (float *)WRITE(one_object, C, height, width).at;
         work.log_scale = (float *)WRITE(two_object, C, height, width).at;
     }
@@ -312,7 +423,7 @@ static PyObject *rate(PyObject *module, PyObject *arguments)
         around = padded(&held, &values, &work.by_row);
     if (gradients)
         gradient = memory(&held, C * (height + 2) * work.by_row, sizeof(float));
-    scratch = memory(&held, (4 * H + 2 * M + (4 + TAPS) * C + F + 1) * LONGEST, sizeof(float));
+    scratch = memory(&held, (4 * H + 2 * M + (4 + TAPS) * C + F + 3) * LONGEST, sizeof(float));
     rows = memory(&held, 2 * H + M + F + TAPS * C, sizeof(Row));
     if (!held.failed) {
         work.padded = around;
@@ -339,15 +450,16 @@ static PyObject *rate_ends(PyObject *module, PyObject *arguments)
     PyObject *first_object, *values_object, *tuple, *found;
     if (!PyArg_ParseTuple(arguments, "OOO!O!", &first_object, &values_object, &PyTuple_Type, &tuple, &PyTuple_Type, &found))
         return NULL;
-    if (PyTuple_Size(tuple) != 7 || PyTuple_Size(found) != 5) {
-        PyErr_SetString(PyExc_ValueError, "expected 7 and 5 arrays");
+    const Py_ssize_t wanted = PyTuple_Size(found);
+    if (PyTuple_Size(tuple) != 7 || (wanted && wanted != 5)) {
+        PyErr_SetString(PyExc_ValueError, "expected 7 arrays, and none or 5");
         return NULL;
     }
     Held held = {0};
     PyObject *part[7], *by[5];
     for (int i = 0; i < 7; i++)
         part[i] = PyTuple_GetItem(tuple, i);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < wanted; i++)
         by[i] = PyTuple_GetItem(found, i);
     Planes first = array(&held, first_object, 0, 0, SIZES(-1, -1));
     Planes values = array(&held, values_object, 0, 0, SIZES(-1, first.shape[1])), mid = READ(part[1], -1, first.shape[0]);
@@ -359,18 +471,38 @@ static PyObject *rate_ends(PyObject *module, PyObject *arguments)
     model.head_bias = READ(part[4], 2 * C).at;
     model.back_mid = READ(part[5], H, M).at;
     model.back_head = READ(part[6], M, 2 * C).at;
-    model.by_shift = (float *)WRITE(by[0], H).at;
-    model.by_mid = (float *)WRITE(by[1], M, H).at;
-    model.by_mid_bias = (float *)WRITE(by[2], M).at;
-    model.by_head = (float *)WRITE(by[3], 2 * C, M).at;
-    model.by_head_bias = (float *)WRITE(by[4], 2 * C).at;
-    float *scratch = memory(&held, (2 * H + 2 * M + 4 * C + 1) * LONGEST, sizeof(float));
-    Row *rows = memory(&held, H + M + 2 * C, sizeof(Row));
+    if (wanted) {
+        model.by_shift = (float *)WRITE(by[0], H).at;
+        model.by_mid = (float *)WRITE(by[1], M, H).at;
+        model.by_mid_bias = (float *)WRITE(by[2], M).at;
+        model.by_head = (float *)WRITE(by[3], 2 * C, M).at;
+        model.by_head_bias = (float *)WRITE(by[4], 2 * C).at;
+    }
+    double bits = 0;
+    float *scratch = memory(&held, (2 * H + 2 * M + 4 * C + 3) * LONGEST, sizeof(float));
+    Row *rows = memory(&held, 2 * (H + M + 2 * C), sizeof(Row));
     if (!held.failed) {
         Py_BEGIN_ALLOW_THREADS
-        own->ends_back(&model, first.shape[1], scratch, rows);
+        bits = own->ends(&model, first.shape[1], scratch, rows);
         Py_END_ALLOW_THREADS
     }
+    return finished(&held, held.failed ? NULL : PyFloat_FromDouble(bits));
+}
+
+static PyObject *adam(PyObject *module, PyObject *arguments)
+{
+    PyObject *state_object, *gradient_object;
+    float unit, bits, rate;
+    int count;
+    if (!PyArg_ParseTuple(arguments, "OOfffi", &state_object, &gradient_object, &unit, &bits, &rate, &count))
+        return NULL;
+    Held held = {0};
+    Planes state = WRITE(state_object, 3, -1);
+    Py_ssize_t n = state.shape[1];
+    const float *gradient = READ(gradient_object, n).at;
+    float *changes = (float *)state.at;
+    if (!held.failed)
+        own->adam(n, changes, changes + n, changes + 2 * n, gradient, unit, bits, rate, count);
     return finished(&held, NULL);
 }
 
@@ -438,10 +570,15 @@ static PyMethodDef methods[] = {
     {"siren", siren, METH_VARARGS, "siren(x, layers, values)"},
     {"convolve", convolve, METH_VARARGS, "convolve(planes, kernel, bias, rectified, out)"},
     {"tile", tile, METH_VARARGS, "tile(x, place, forwards, backwards, kernels, target, weight, scale, by x or the picture)"},
-    {"rate", rate, METH_VARARGS, "rate(values, trunk, parts, mask, gradients, by_values or mean, by_trunk or log_scale)"},
+    {"filter_slopes", filter_slopes, METH_VARARGS, "filter_slopes(padded, missing, weight, kernels, scale, slopes)"},
+    {"trunk", trunk, METH_VARARGS, "trunk(padded, coarser, parts, out)"},
+    {"trunk_back", trunk_back, METH_VARARGS, "trunk_back(features, by_features, parts, by_values, by_coarser)"},
+    {"rate", rate, METH_VARARGS,
+     "rate(values, trunk, parts, mask, gradients, by_values or mean or bits, by_trunk or log_scale or None)"},
     {"round_softly", round_softly, METH_VARARGS, "round_softly(values, noise, temperature, rounded, slopes)"},
     {"symbols", symbols, METH_VARARGS, "symbols(padded, places, offsets, above, cells, parts, mean, row)"},
-    {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to)"},
+    {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to, or none)"},
+    {"adam", adam, METH_VARARGS, "adam(state, gradient, unit, bits, rate, count)"},
     {NULL, NULL, 0, NULL},
 };
 
