@@ -6,7 +6,7 @@ setup(
     ext_modules=[
         Extension(
             "inrcodec._kernels",
-            [f"inrcodec/csrc/{name}.c" for name in ("module", "arithmetic", "v3", "v4")],
+            [f"inrcodec/csrc/{name}.c" for name in ("module", "arithmetic", "avx2", "avx512")],
             depends=["inrcodec/csrc/arithmetic.h", "inrcodec/csrc/arithmetic.c"],
             libraries=["m"],  # with glibc its vector functions, too
             extra_compile_args=["-O3", "-ffast-math", "-fno-associative-math"],  # angles are reduced in this very order

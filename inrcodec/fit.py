@@ -187,10 +187,9 @@ class _Fit:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(self.seed)
             filtered = aim.model, shown(nearest, aim.coded), aim.target, aim.q, aim.lam, draws, aim.weight
             rated = aim.model, tensors, nearest, aim.q, self.seed
-            # Neither depends on the other: two threads do them at once.
-            filters = in_parallel([partial(adapt_filter, *filtered, before=self.deltas.filter)])
+            # Neither depends on the other: another thread is at the rates while this one is at the filter.
             rates = in_parallel([partial(adapt_rate, *rated, before=self.deltas.rate, coded=aim.coded)])
-            self.deltas = Deltas(next(filters), next(rates))
+            self.deltas = Deltas(adapt_filter(*filtered, before=self.deltas.filter), next(rates))
         return self._with_deltas()
 
     def _with_deltas(self) -> Aim:

@@ -14,7 +14,7 @@ The idea is the RDOQ of video encoders (Karczewicz et al., VCEG-AH21, 2008), wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from inrcodec.graphs import Recorded
 from inrcodec.objective import Coded, costs, distributions, objective
+from inrcodec.parallel import in_parallel
 from inrcodec.rate import laplace_bits
 from inrcodec.stripe import laplace
 from inrcodec.tile import FieldModel
@@ -88,9 +89,9 @@ def by_trial(
 
     current = planes(tries[0][0] + 1)
     gradients, found = slopes(rounded), rates(rounded)
-    for level, count in tries:
+    prospects = in_parallel([partial(_prospects, rounded[i], fields[i], gradients[i], *found[i]) for i, _ in tries])
+    for (level, count), (change, promise) in zip(tries, list(prospects), strict=True):
         values, above = rounded[level], [level, *range(level, -1, -1)]  # levels between a plane's cells and these
-        change, promise = _prospects(values, fields[level], gradients[level], *found[level])
         for _ in range(count):
             most, channel = promise.max(1, keepdim=True)
             chosen = torch.zeros_like(promise).scatter_(1, channel, _apart(most[:, 0])[:, None].float())

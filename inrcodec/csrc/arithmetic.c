@@ -4,7 +4,7 @@
  * Planes are float32 and lie row by row. All products are `span`'s: matrices (rows, inner) times the rows of planes
  * that a list of pointers names, so that a convolution, a causal context and a layer are the same to it.
  *
- * This file is for any CPU; `v3.c` and `v4.c` compile it again for those of x86-64 that can do more at once.
+ * This file is for any CPU; `avx2.c` and `avx512.c` compile it again for those that can do more at once.
  */
 #include <math.h>
 #include <string.h>
@@ -356,9 +356,10 @@ static double tile(const Restored *m, const Tile *t, float *scratch, Row *rows)
     return total / 2;
 }
 
-/* Bits of values, and their gradients by offset (value - mean) and log scale unless these are NULL: `stripe.laplace`. */
-INLINE void laplace(int width, const float *restrict values, const float *restrict mean, const float *restrict log_scale,
-                    const float *restrict mask, float *restrict bits, float *restrict by_offset, float *restrict by_log)
+/* Bits of values, and, if asked for, their gradients by offset (value - mean) and log scale: `stripe.laplace`. */
+INLINE void laplace(const int slopes, int width, const float *restrict values, const float *restrict mean,
+                    const float *restrict log_scale, const float *restrict mask, float *restrict bits,
+                    float *restrict by_offset, float *restrict by_log)
 {
     for (int j = 0; j < width; j++) {
         float offset = values[j] - mean[j], raw_log = log_scale[j], live = PER_BIT * mask[j];
@@ -369,14 +370,28 @@ INLINE void laplace(int width, const float *restrict values, const float *restri
         float p = inside ? fmaxf(1 - 0.5f * (far + near), 1e-9f) : 0.5f * (1 - whole);
         float outwards = inside ? 0 : (d - 0.5f) * rising;
         bits[j] = (outwards - logf(p)) * live;
-        if (!by_offset)
-            continue;
-        float by_d = inside ? 0.5f * (near - far) * rising / p : rising;
-        float by_p = inside ? far * (0.5f + d) + near * (0.5f - d) : whole;
-        float by_b = (0.5f * by_p * rising / p - outwards) * rising;
-        by_offset[j] = by_d * (offset > 0 ? live : offset < 0 ? -live : 0);
-        by_log[j] = by_b * raw * (raw_log >= LEAST_LOG && raw_log <= MOST_LOG ? live : 0);
+        if (slopes) {
+            float by_d = inside ? 0.5f * (near - far) * rising / p : rising;
+            float by_p = inside ? far * (0.5f + d) + near * (0.5f - d) : whole;
+            float by_b = (0.5f * by_p * rising / p - outwards) * rising;
+            by_offset[j] = by_d * (offset > 0 ? live : offset < 0 ? -live : 0);
+            by_log[j] = by_b * raw * (raw_log >= LEAST_LOG && raw_log <= MOST_LOG ? live : 0);
+        }
     }
+}
+
+static __attribute__((noinline)) void laplace_bits(int width, const float *restrict values, const float *restrict mean,
+                                                   const float *restrict log_scale, const float *restrict mask,
+                                                   float *restrict bits)
+{
+    laplace(0, width, values, mean, log_scale, mask, bits, NULL, NULL);
+}
+
+static __attribute__((noinline)) void laplace_slopes(int width, const float *restrict values, const float *restrict mean,
+                                                     const float *restrict log_scale, const float *restrict mask,
+                                                     float *restrict bits, float *restrict by_offset, float *restrict by_log)
+{
+    laplace(1, width, values, mean, log_scale, mask, bits, by_offset, by_log);
 }
 
 /* What a coarser level's features, from `at` on, say of a row of a finer one, (rows, 2 * half), `by_out` apart. The
@@ -461,7 +476,7 @@ static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
                 }
             for (int c = 0; s->bits && c < C; c++) {
                 float *sums = s->bits + y * s->width + left;
-                laplace(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, bits, NULL, NULL);
+                laplace_bits(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, bits);
                 for (int j = 0; j < width; j++)
                     sums[j] = c ? sums[j] + bits[j] : bits[j];
             }
@@ -469,8 +484,8 @@ static double stripe(const Rate *m, const Stripe *s, float *scratch, Row *rows)
                 continue;
             for (int c = 0; c < C; c++) {
                 float *by_mean = by_heads + c * L, *by_value = s->gradient + c * s->by_plane + own;
-                laplace(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, bits, by_mean,
-                        by_heads + (C + c) * L);
+                laplace_slopes(width, s->padded + c * s->by_plane + own, heads + c * L, heads + (C + c) * L, mask, bits, by_mean,
+                               by_heads + (C + c) * L);
                 for (int j = 0; j < width; j++) {
                     totals[j] += bits[j];
                     by_value[j] += by_mean[j];
@@ -529,13 +544,15 @@ static void trunk_back(const Trunk *m, const Planes *features, const Planes *by_
     memset(ring, 0, (size_t)(RING * F * pitch) * sizeof(float));
 #define AT(row) (ring + ((row) & (RING - 1)) * F * pitch)
     for (ptrdiff_t y = 0; y <= height; y++) {
-        for (int k = 0; k < F; k++)
-            for (ptrdiff_t x = 0; x < width; x++) {
-                const ptrdiff_t from = k * features->by[0] + y * features->by[1] + x;
-                const ptrdiff_t by = k * by_features->by[0] + y * by_features->by[1] + x;
-                AT(y)[k * pitch + 1 + x] =
-                    y < height && ((const float *)features->at)[from] > 0 ? ((const float *)by_features->at)[by] : 0;
-            }
+        if (y == height)
+            memset(AT(y), 0, (size_t)(F * pitch) * sizeof(float));
+        for (int k = 0; k < F && y < height; k++) {
+            const float *kept = (const float *)features->at + k * features->by[0] + y * features->by[1];
+            const float *from = (const float *)by_features->at + k * by_features->by[0] + y * by_features->by[1];
+            float *into = AT(y) + k * pitch + 1;
+            for (ptrdiff_t x = 0; x < width; x++)
+                into[x] = kept[x] > 0 ? from[x] : 0;
+        }
         if (by_coarser && y < height)
             back_above(m->back_above, F, F, y & 1, AT(y) + 1, pitch, (int)width, phases, by_phase,
                        (float *)by_coarser->at + y / 2 * by_coarser->by[1], by_coarser->by[0], found, rows);
@@ -671,8 +688,8 @@ static double ends(const Ends *m, ptrdiff_t n, float *scratch, Row *rows)
         span(&(Product){m->head, 2 * C, M, m->head_bias}, width, rows, heads, L);
         for (int c = 0; c < C; c++) {
             float *by_mean = by_heads + c * L;
-            laplace(width, m->values + c * m->by_value + start, heads + c * L, heads + (C + c) * L, ones, bits, by_mean,
-                    by_heads + (C + c) * L);
+            laplace_slopes(width, m->values + c * m->by_value + start, heads + c * L, heads + (C + c) * L, ones, bits, by_mean,
+                           by_heads + (C + c) * L);
             for (int j = 0; j < width; j++) {
                 totals[j] += bits[j];
                 by_mean[j] = -by_mean[j];

@@ -133,9 +133,9 @@ typedef struct {
 } Arithmetic;
 
 extern const Arithmetic arithmetic;
-#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 12)
-#define HAS_LEVELS /* of x86-64, which these are for */
-extern const Arithmetic arithmetic_v3, arithmetic_v4;
+#if defined(__x86_64__) && defined(__GNUC__) /* or clang */
+#define HAS_AVX
+extern const Arithmetic arithmetic_avx2, arithmetic_avx512;
 #endif
 
 #endif

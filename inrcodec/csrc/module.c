@@ -586,9 +586,12 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", NULL,
 
 PyMODINIT_FUNC PyInit__kernels(void)
 {
-#ifdef HAS_LEVELS
+#ifdef HAS_AVX
     __builtin_cpu_init();
-    own = __builtin_cpu_supports("x86-64-v4") ? &arithmetic_v4 : __builtin_cpu_supports("x86-64-v3") ? &arithmetic_v3 : own;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        own = &arithmetic_avx512;
+    else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        own = &arithmetic_avx2;
 #endif
     return PyModule_Create(&definition);
 }
