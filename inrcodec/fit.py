@@ -5,7 +5,7 @@ Priors with fields minimise, over the fields s in steps,
     J(s) = |f(s) - picture|^2 / lambda + bits(s)          squared error in units of 1/255, summed over RGB,
                                                            times the weight of each pixel: 0 where nothing is to be seen
 
-The analysis network takes the first step. After 10 of the others, every 50 from there on, and once more at the end,
+The analysis network takes the first step. After 10 of the others, every 25 from there on, and once more at the end,
 filter and rate model are adapted to the picture (see `adapt_filter`, `adapt_rate`). Each step follows the gradient
 through a soft rounding (Agustsson & Theis, NeurIPS 2020) whose temperature falls, normalised by the gradient's RMS per
 level where that is large; step sizes and temperatures are the prior's, and change with the quality. The noise of four
@@ -61,8 +61,8 @@ LEAST = 12.0  # RMS of a gradient, in bits a step at q = 0, below which steps ar
 PIXELS = 1 << 16  # per step, of a fit of the network
 QUARTERS = (0.0, 0.5, 0.25, 0.75)  # by which noise is moved from step to step
 WARM = 2.0  # pace of a fit that goes on from another: fewer steps, from where gradients are small, have further to go
-ADAPT_AFTER, ADAPT_EVERY = 10, 50  # steps: early, for all that comes later is found with it
-STEPS_PER_PASS = 100  # of a fit, for each pass of rounding after the two that any fit has
+ADAPT_AFTER, ADAPT_EVERY = 10, 25  # steps: early, for all that comes later is found with it
+STEPS_PER_PASS = 50  # of a fit, for each pass of rounding after the two that any fit has
 QUIET = 3  # finest levels that are zero around what is not known; coarser ones fill it in
 NETWORK_RATE = 1e-3  # of Adam, first step; falls to a tenth
 
