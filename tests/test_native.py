@@ -187,6 +187,29 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         _kernels.rate(planes, None, parts, None, False, planes.copy(), planes.copy())
 
 
+def test_arrays_of_adapting_that_do_not_fit_are_refused() -> None:
+    parts = [random(5, 4, 3, 3).numpy(), random(5).numpy(), random(3, 5, 3, 3).numpy(), random(3).numpy()]
+    padded, missing, weight = random(4, 10, 13).numpy(), random(3, 6, 9).numpy(), random(6, 9).numpy()
+    slopes = [np.zeros_like(part) for part in parts]
+    native.filter_slopes(padded, missing, weight, parts, 1.0, slopes)
+    refused = [
+        (padded[:, :9].copy(), missing, weight, parts, slopes),
+        (padded, missing[:2].copy(), weight, parts, slopes),
+        (padded, missing, weight[:5].copy(), parts, slopes),
+        (padded, missing, weight, [*parts[:3], parts[3][:2]], slopes),
+        (padded, missing, weight, parts, slopes[:3]),
+        (padded, missing, weight, parts, [*slopes[:3], slopes[3][:2]]),
+    ]
+    for *arrays, own, by in refused:
+        with pytest.raises(ValueError, match="expected"):
+            native.filter_slopes(*arrays, own, 1.0, by)  # type: ignore[arg-type, call-arg]
+    descent = native.Descent.of(np.zeros(7, np.float32), 1.0, 4.0)
+    descent.step(np.ones(7, np.float32), 0.1)
+    assert np.allclose(descent.changes, -0.1)
+    with pytest.raises(ValueError, match="expected size 7, found 6"):
+        descent.step(np.ones(6, np.float32), 0.1)
+
+
 def test_cells_outside_of_their_arrays_are_refused() -> None:
     padded, above = np.zeros((1, 30)), np.zeros((4, 8), np.float32)
     parts = (np.zeros((11, 8)), np.zeros((8, 5)), np.zeros(5), np.zeros((5, 2)), *np.zeros((3, 2)))
