@@ -125,9 +125,10 @@ def _prospects(
 def _apart(promise: Tensor) -> Tensor:
     """Which cells of planes (B, h, w) are tried at once: of any two that are not `APART` the more promising one."""
     chosen = torch.zeros_like(promise, dtype=torch.bool)
-    for _ in range(SWEEPS):
+    for sweep in range(SWEEPS):
+        if sweep:
+            promise = promise * (_around(chosen.float(), torch.maximum, APART, APART) == 0)
         chosen |= (promise > 0) & (promise == _around(promise, torch.maximum, APART, APART))
-        promise = promise * (_around(chosen.float(), torch.maximum, APART, APART) == 0)
     return chosen
 
 

@@ -251,43 +251,83 @@ static void convolved(const Kernel *kernel, const Planes *in, const Planes *out,
     }
 }
 
+/* What the filter sees of a row of a tile, planes `pitch` apart: what the SIREN says and some of what it sees, and beyond
+ * the picture its outermost pixels. */
+static void seen_row(const Restored *m, const Tile *t, ptrdiff_t y, float *row, ptrdiff_t pitch, float *cosines, float *scratch)
+{
+    const ptrdiff_t W = t->columns, by_plane = t->rows * W;
+    const float *x = t->x + y * W;
+    siren(&m->forwards, W, x, by_plane, row + t->left, pitch, cosines, W, scratch);
+    for (int c = 3; c < m->seen; c++)
+        memcpy(row + c * pitch + t->left, x + (c - 3) * by_plane, (size_t)W * sizeof(float));
+    for (int c = 0; c < m->seen; c++) {
+        float *plane = row + c * pitch;
+        for (ptrdiff_t k = 0; k < t->left; k++)
+            plane[k] = plane[t->left];
+        for (ptrdiff_t k = t->left + W; k < t->width + 4; k++)
+            plane[k] = plane[t->left + W - 1];
+    }
+}
+
+/* The way back: add the gradient by what the filter sees of a row to that by its pixels, (seen, columns). */
+static void add_seen_row(const Restored *m, const Tile *t, const float *by_padded, ptrdiff_t pitch, float *by_seen)
+{
+    const ptrdiff_t W = t->columns;
+    for (int c = 0; c < m->seen; c++) {
+        const float *from = by_padded + c * pitch;
+        float *into = by_seen + c * W;
+        for (ptrdiff_t k = 0; k < t->left; k++)
+            into[0] += from[k];
+        for (ptrdiff_t k = 0; k < W; k++)
+            into[k] += from[k + t->left];
+        for (ptrdiff_t k = t->left + W; k < t->width + 4; k++)
+            into[W - 1] += from[k];
+    }
+}
+
+/* A row of the picture, what the SIREN says plus what the filter adds: written, or compared with the target. Then the
+ * gradient by it is written, and twice the squared errors are added. */
+static void picture_row(const Tile *t, ptrdiff_t y, const float *values, const float *added, ptrdiff_t pitch, float *upstream,
+                        float *squares)
+{
+    for (int c = 0; c < 3; c++, values += pitch, added += pitch, upstream += pitch) {
+        if (!t->target) {
+            for (ptrdiff_t k = 0; k < t->width; k++)
+                t->out[(c * t->height + y) * t->width + k] = added[k] + values[k];
+            continue;
+        }
+        const float *target = t->target + c * t->by_target_plane + y * t->by_target_row;
+        for (ptrdiff_t k = 0; k < t->width; k++) {
+            float excess = added[k] + values[k] - target[k];
+            upstream[k] = 2 * t->scale * excess * (t->weight ? t->weight[y * t->by_weight_row + k] : 1);
+            squares[k] += excess * upstream[k];
+        }
+    }
+}
+
 /* A tile of a picture from top to bottom, a row after the other through all layers and back: rings hold the last few rows
  * of what comes in between. Rows and columns of the padded tile are two more on each side; a row of the first layer
  * of the filter, of the second, and of what leads back through each, is ready 2, 4, 4 and 4 rows later. */
 static double tile(const Restored *m, const Tile *t, float *scratch, Row *rows)
 {
-    const ptrdiff_t h = t->height, w = t->width, wide = w + 4, W = t->columns, pitch = tile_pitch(w);
+    const ptrdiff_t h = t->height, w = t->width, W = t->columns, by_plane = t->rows * W, pitch = tile_pitch(w);
     const int seen = m->seen, F = m->features, units = m->units, back = t->target != NULL;
     float *padded = scratch, *hidden = padded + RING * seen * pitch, *by_hidden = hidden + RING * F * pitch;
     float *by_picture = by_hidden + RING * F * pitch, *by_padded = by_picture + RING * 3 * pitch;
-    float *by_seen = by_padded + seen * pitch, *found = by_seen + seen * pitch, *squares = found + 3 * pitch;
+    float *by_seen = by_padded + seen * pitch, *added = by_seen + seen * pitch, *squares = added + 3 * pitch;
     float *cosines = squares + pitch, *own = cosines + 2 * RING * units * W;
-    const ptrdiff_t by_plane = t->rows * W;
     memset(scratch, 0, (size_t)(cosines - scratch) * sizeof(float));
 #define AT(ring, planes, row) ((ring) + ((row) & (RING - 1)) * (planes) * pitch)
 #define COSINES(row) (cosines + ((row) & (2 * RING - 1)) * units * W)
 #define ABOVE(ring, planes, row) (const float *[]){AT(ring, planes, row), AT(ring, planes, (row) + 1), AT(ring, planes, (row) + 2)}
 #define SOURCE(row) ((row) < t->top ? 0 : (row) - t->top < t->rows ? (row) - t->top : t->rows - 1)
     for (ptrdiff_t step = 0; step < h + 4 + 4 * back; step++) {
-        const ptrdiff_t i = step - 2, j = step - 4;
-        if (step < h + 4) { /* what the filter sees */
-            const ptrdiff_t y = SOURCE(step);
-            float *row = AT(padded, seen, step);
+        const ptrdiff_t i = step - 2, j = step - 4, y = SOURCE(step), source = SOURCE(j);
+        if (step < h + 4) {
             if (step && y == SOURCE(step - 1))
-                memcpy(row, AT(padded, seen, step - 1), (size_t)(seen * pitch) * sizeof(float));
-            else {
-                const float *x = t->x + y * W;
-                siren(&m->forwards, W, x, by_plane, row + t->left, pitch, back ? COSINES(y) : NULL, W, own);
-                for (int c = 3; c < seen; c++)
-                    memcpy(row + c * pitch + t->left, x + (c - 3) * by_plane, (size_t)W * sizeof(float));
-                for (int c = 0; c < seen; c++) {
-                    float *plane = row + c * pitch;
-                    for (ptrdiff_t k = 0; k < t->left; k++)
-                        plane[k] = plane[t->left];
-                    for (ptrdiff_t k = t->left + W; k < wide; k++)
-                        plane[k] = plane[t->left + W - 1];
-                }
-            }
+                memcpy(AT(padded, seen, step), AT(padded, seen, step - 1), (size_t)(seen * pitch) * sizeof(float));
+            else
+                seen_row(m, t, y, AT(padded, seen, step), pitch, back ? COSINES(y) : NULL, own);
         }
         if (i >= 0 && i < h + 2) {
             windows(seen, ABOVE(padded, seen, i), pitch, rows);
@@ -295,23 +335,8 @@ static double tile(const Restored *m, const Tile *t, float *scratch, Row *rows)
         }
         if (j >= 0 && j < h) {
             windows(F, ABOVE(hidden, F, j), pitch, rows);
-            span(&(Product){m->last, 3, 9 * F, m->last_bias}, (int)w, rows, found, pitch);
-            for (int c = 0; c < 3; c++) {
-                const float *values = AT(padded, seen, j + 2) + c * pitch + 2;
-                float *sums = found + c * pitch;
-                if (!back) {
-                    for (ptrdiff_t k = 0; k < w; k++)
-                        t->out[(c * h + j) * w + k] = sums[k] + values[k];
-                    continue;
-                }
-                const float *target = t->target + c * t->by_target_plane + j * t->by_target_row;
-                float *upstream = AT(by_picture, 3, j) + c * pitch + 2;
-                for (ptrdiff_t k = 0; k < w; k++) {
-                    float missing = sums[k] + values[k] - target[k];
-                    upstream[k] = 2 * t->scale * missing * (t->weight ? t->weight[j * t->by_weight_row + k] : 1);
-                    squares[k] += missing * upstream[k];
-                }
-            }
+            span(&(Product){m->last, 3, 9 * F, m->last_bias}, (int)w, rows, added, pitch);
+            picture_row(t, j, AT(padded, seen, j + 2) + 2, added, pitch, AT(by_picture, 3, j) + 2, squares);
         }
         if (j < 0 || !back)
             continue;
@@ -324,26 +349,16 @@ static double tile(const Restored *m, const Tile *t, float *scratch, Row *rows)
         } else
             memset(AT(by_hidden, F, j), 0, (size_t)(F * pitch) * sizeof(float));
         windows(F, ABOVE(by_hidden, F, j - 2), pitch, rows);
-        span(&(Product){m->by_first, seen, 9 * F}, (int)wide, rows, by_padded, pitch);
-        const ptrdiff_t y = SOURCE(j);
-        for (int c = 0; c < seen; c++) {
-            float *from = by_padded + c * pitch, *into = by_seen + c * W;
-            if (c < 3)
-                for (ptrdiff_t k = 0; k < w; k++)
-                    from[k + 2] += AT(by_picture, 3, j - 2)[c * pitch + k + 2];
-            for (ptrdiff_t k = 0; k < t->left; k++)
-                into[0] += from[k];
-            for (ptrdiff_t k = 0; k < W; k++)
-                into[k] += from[k + t->left];
-            for (ptrdiff_t k = t->left + W; k < wide; k++)
-                into[W - 1] += from[k];
-        }
-        if (j + 1 < h + 4 && SOURCE(j + 1) == y)
+        span(&(Product){m->by_first, seen, 9 * F}, (int)w + 4, rows, by_padded, pitch);
+        for (ptrdiff_t k = 0; k < 3 * pitch; k++) /* what does not go through the filter */
+            by_padded[k] += AT(by_picture, 3, j - 2)[k];
+        add_seen_row(m, t, by_padded, pitch, by_seen);
+        if (j + 1 < h + 4 && SOURCE(j + 1) == source)
             continue;
-        siren_back(&m->backwards, W, by_seen, W, COSINES(y) + units * W, W, t->out + y * W, by_plane, own);
+        siren_back(&m->backwards, W, by_seen, W, COSINES(source) + units * W, W, t->out + source * W, by_plane, own);
         for (int c = 3; c < seen; c++)
             for (ptrdiff_t k = 0; k < W; k++)
-                t->out[(c - 3) * by_plane + y * W + k] += by_seen[c * W + k];
+                t->out[(c - 3) * by_plane + source * W + k] += by_seen[c * W + k];
         memset(by_seen, 0, (size_t)(seen * W) * sizeof(float));
     }
 #undef AT
