@@ -10,7 +10,7 @@ setup(
             depends=["inrcodec/csrc/arithmetic.h", "inrcodec/csrc/arithmetic.c"],
             libraries=["m"],  # with glibc its vector functions, too
             extra_compile_args=["-O3", "-ffast-math", "-fno-associative-math"],  # angles are reduced in this very order
-            optional=True,  # without it a CPU fits half as long again
+            optional=True,
             py_limited_api=True,
         )
     ],
