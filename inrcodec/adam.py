@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-__all__ = ["adam_step"]
+__all__ = ["adam_step", "bits_slope"]
 
 MEAN, SQUARE = 0.9, 0.999  # how much of the running means is kept
 LEAST = 1e-8
@@ -19,3 +21,8 @@ def adam_step(state: State, gradient: Tensor, rate: Tensor, count: Tensor) -> St
     square = square.lerp(gradient.square(), 1 - SQUARE)
     size = (square / (1 - SQUARE**count)).sqrt_().add_(LEAST)
     return values - rate / (1 - MEAN**count) * mean / size, mean, square
+
+
+def bits_slope(changes: Tensor, unit: float, bits: float) -> Tensor:
+    """The gradient of changes' own bits, which are `bits` log2(1 + |change| / unit) each."""
+    return bits / math.log(2) * changes.sign() / (unit + changes.abs())

@@ -7,7 +7,6 @@ by real bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import native, synthesis
-from inrcodec.adam import State, adam_step
+from inrcodec.adam import State, adam_step, bits_slope
 from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
 from inrcodec.graphs import Recorded
 from inrcodec.objective import SQUARED_UNIT, within_memory
@@ -84,6 +83,16 @@ class _Sample:
         return hidden[0], (functional.conv2d(hidden, out, last) - self.missing)[0]
 
 
+@dataclass(frozen=True, eq=False)
+class _Aim:
+    """What a descent begins with and counts."""
+
+    start: Mapping[str, Tensor]  # the prior's filter
+    q: Tensor
+    unit: float  # of changes, for their bits
+    scale: float  # of a sample's error in J
+
+
 def _parts_at(weights: synthesis.Weights, q: Tensor) -> list[native.Floats]:
     """Kernel and bias of both layers at a quality, as `native` wants them."""
     parts = dict(weights) | {"filter.in_bias": weights["filter.in_bias"] @ powers(q)}
@@ -142,7 +151,7 @@ def adapt_filter(
     looked_at = [samples[i] for i in order[:STEPS]]
     first = {name: tensor - start[name] for name, tensor in changed(before).items()}
     descended = _compiled if compiled_for(target.device) else _recorded
-    changes = descended(start, first, looked_at, q, unit, count / lam)
+    changes = descended(_Aim(start, q, unit, count / lam), first, looked_at)
     flat = torch.cat([part.flatten() for part in changes.values()]).cpu().numpy()
     best, least = None, 0.0
     with torch.no_grad():
@@ -161,15 +170,9 @@ def _pace(turn: int) -> float:
     return RATE * (1 - turn / STEPS)
 
 
-def _recorded(
-    start: Mapping[str, Tensor],
-    changes: Mapping[str, Tensor],
-    samples: Sequence[_Sample],
-    q: Tensor,
-    unit: float,
-    scale: float,
-) -> dict[str, Tensor]:
-    """Changes of the filter after a step at each sample, of whose error a scale is in J; of a bias, the constant."""
+def _recorded(aim: _Aim, changes: Mapping[str, Tensor], samples: Sequence[_Sample]) -> dict[str, Tensor]:
+    """Changes of the filter after a step at each sample; of a bias, the constant."""
+    start = aim.start
 
     def parts(flat: Tensor) -> list[Tensor]:
         """Of the filter's shapes, one after the other."""
@@ -183,9 +186,8 @@ def _recorded(
     def step(state: State, tile: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
         far = state[0]
         weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
-        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, q)])
-        rising = BITS / math.log(2) * far.sign() / (unit + far.abs())  # of the bits log2(1 + |far| / unit)
-        return adam_step(state, (gradient * scale + rising) * moving, pace, number)
+        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, aim.q)])
+        return adam_step(state, (gradient * aim.scale + bits_slope(far, aim.unit, BITS)) * moving, pace, number)
 
     recorded = Recorded(step)
     state, numbers = (flat, torch.zeros_like(flat), torch.zeros_like(flat)), flat.new_ones(STEPS).cumsum(0)
@@ -196,25 +198,18 @@ def _recorded(
     return found | {"filter.in_bias": found["filter.in_bias"][:, 0]}
 
 
-def _compiled(
-    start: Mapping[str, Tensor],
-    changes: Mapping[str, Tensor],
-    samples: Sequence[_Sample],
-    q: Tensor,
-    unit: float,
-    scale: float,
-) -> dict[str, Tensor]:
+def _compiled(aim: _Aim, changes: Mapping[str, Tensor], samples: Sequence[_Sample]) -> dict[str, Tensor]:
     """What `_recorded` says, by `native`."""
-    like = _parts_at(start, q)
+    like = _parts_at(aim.start, aim.q)
     base = np.concatenate([part.ravel() for part in like])
     own = dict(changes) | {"filter.in_bias": changes["filter.in_bias"][:, 0]}
-    descent = native.Descent.of(np.concatenate([own[name].flatten().numpy() for name in FILTER]), unit, BITS)
+    descent = native.Descent.of(np.concatenate([own[name].flatten().numpy() for name in FILTER]), aim.unit, BITS)
     moved, gradient = np.empty_like(base), np.empty_like(base)
     parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
     for turn, sample in enumerate(samples):
         np.add(base, descent.changes, out=moved)
         gradient.fill(0)
-        native.filter_slopes(*sample.arrays, parts, SQUARED_UNIT * scale, slopes)
+        native.filter_slopes(*sample.arrays, parts, SQUARED_UNIT * aim.scale, slopes)
         descent.step(gradient, _pace(turn))
     found = (torch.from_numpy(part) for part in native.laid_out(descent.changes, like))
     return dict(zip(FILTER, found, strict=True))

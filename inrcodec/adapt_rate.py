@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inrcodec import native, rate
-from inrcodec.adam import State, adam_step
+from inrcodec.adam import State, adam_step, bits_slope
 from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
 from inrcodec.entropy import encode_deltas
 from inrcodec.graphs import Recorded
@@ -169,8 +169,8 @@ def _recorded(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tenso
 
     def step(state: State, first: Tensor, values: Tensor, pace: Tensor, number: Tensor) -> State:
         changes = state[0]
-        rising = BITS / math.log(2) * changes.sign() / (1 + changes.abs())  # of the bits log2(1 + |change|)
-        return adam_step(state, sample.slopes(changes, first, values) + rising, pace, number)
+        gradient = sample.slopes(changes, first, values) + bits_slope(changes, 1.0, BITS)
+        return adam_step(state, gradient, pace, number)
 
     recorded = Recorded(step)
     state, numbers = (changes, torch.zeros_like(changes), torch.zeros_like(changes)), changes.new_ones(STEPS).cumsum(0)

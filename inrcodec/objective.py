@@ -215,10 +215,8 @@ def distributions(model: FieldModel, fields: Sequence[Tensor], q: Tensor, levels
     """`rate.distributions` of the finest `levels` of fields (B, C, h, w); q (1, 1) of them all."""
     fields = [z.contiguous() for z in fields]
     rates = compiled_rates(model, q)
-    trunks, planes = (
-        level_trunks(model, fields, rates),
-        [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]],
-    )
+    trunks = level_trunks(model, fields, rates)
+    planes = [(torch.zeros_like(z), torch.zeros_like(z)) for z in fields[:levels]]
 
     def of_stripe(at: int, level: int, top: int) -> None:
         above = trunks[level][at] if level < len(trunks) else None

@@ -120,6 +120,11 @@ def add_through_trunks(
             by_trunks[level].add_(by_phases.view_as(by_trunks[level]))
 
 
+def _above(own: Tensor, top: int, trunk: Tensor | None) -> native.Floats | None:
+    """The part of a trunk above a stripe (C, rows, w) that begins at a row, as `native` wants it."""
+    return None if trunk is None else trunk[:, top // 2 : (top + own.shape[1] + 1) // 2].numpy()
+
+
 def stripe_bits(
     model: FieldModel,
     level: int,
@@ -133,9 +138,8 @@ def stripe_bits(
     """Bits of the cells (rows, w) of the stripe of a level's values (C, h, w) that begins at a row, times a mask."""
     own = values[:, top : top + STRIPE]
     if rates:
-        half = slice(top // 2, (top + own.shape[1] + 1) // 2)
-        above = None if trunk is None else trunk[:, half].numpy()
-        return torch.from_numpy(rates[level].bits(own.numpy(), above, None if mask is None else mask.numpy()))
+        counts = None if mask is None else mask.numpy()
+        return torch.from_numpy(rates[level].bits(own.numpy(), _above(own, top, trunk), counts))
     mean, log_scale = stripe_distributions(model, level, q, values, top, trunk, rates)
     bits = rate.laplace_bits(own - mean, log_scale).sum(0)
     return bits if mask is None else bits * mask
@@ -153,8 +157,7 @@ def stripe_distributions(
     """Mean and log scale (C, rows, w) of the stripe of a level's values (C, h, w) that begins at a row."""
     own = values[:, top : top + STRIPE]
     if rates:
-        half = slice(top // 2, (top + own.shape[1] + 1) // 2)
-        found = rates[level].distributions(own.numpy(), None if trunk is None else trunk[:, half].numpy())
+        found = rates[level].distributions(own.numpy(), _above(own, top, trunk))
         return torch.from_numpy(found[0]), torch.from_numpy(found[1])
     mean, log_scale = torch.empty_like(own), torch.empty_like(own)
     for rows, cells in _stripe_cells(model, level, q, values, top, trunk):
@@ -183,9 +186,8 @@ def bits_and_gradients(
     height, width = own.shape[1:]
     place = slice(top, top + height), slice(0, width)
     if rates:
-        half, by_own = slice(top // 2, (top + height + 1) // 2), torch.zeros_like(own)
-        trunks = (None, None) if above is None else (above[0][:, half].numpy(), above[1][:, half].numpy())
-        counts = None if mask is None else mask.numpy()
+        by_own, counts = torch.zeros_like(own), None if mask is None else mask.numpy()
+        trunks = [_above(own, top, plane) for plane in above or (None, None)]
         cost = rates[level].gradients(own.numpy(), trunks[0], counts, by_own.numpy(), trunks[1])
         return cost, [(level, *place, by_own)]
     gradient = torch.zeros_like(_padded(own))

@@ -3,7 +3,7 @@ import torch
 from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec import native
-from inrcodec.adapt_filter import _compiled, _recorded, _Sample, adapt_filter
+from inrcodec.adapt_filter import _Aim, _compiled, _recorded, _Sample, adapt_filter
 from inrcodec.deltas import FILTER, Deltas, changed_filter, pack_deltas
 from inrcodec.lattice import field_shapes
 from inrcodec.synthesis import filtered, synthesize
@@ -81,7 +81,7 @@ def test_what_is_compiled_descends_as_far(weighted: bool) -> None:
     errors = [float(sample.error(start, Q)) for sample in samples]
     plain = [float(sample._forwards(start, Q)[1].square().sum()) * 255**2 for sample in samples]
     assert weighted or errors == pytest.approx(plain, rel=1e-4)
-    given = start, changes, [samples[turn % 4] for turn in range(24)], Q, 2.0**-8, 1e-3
+    given = _Aim(start, Q, 2.0**-8, 1e-3), changes, [samples[turn % 4] for turn in range(24)]
     found, expected = _compiled(*given), _recorded(*given)
     for name in FILTER:
         assert torch.allclose(found[name], expected[name], atol=1e-4)

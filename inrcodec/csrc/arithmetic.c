@@ -42,7 +42,7 @@ typedef struct {
     const float *bias;   /* (rows,) or NULL */
     const float *more;   /* planes that are added, laid out like the result, or NULL */
     const float *kept;   /* planes: where they are not positive, the result is 0; or NULL */
-    ptrdiff_t by_kept;  /* from one of these to the next */
+    ptrdiff_t by_kept;   /* from one of these to the next */
     int rectified;       /* 0 in place of what is negative */
 } Product;
 
@@ -163,6 +163,13 @@ static void rounded_softly(ptrdiff_t n, const float *restrict values, const floa
     }
 }
 
+/* `count` rows, `apart` from each other. */
+INLINE void listed(Row *rows, const float *first, ptrdiff_t apart, int count)
+{
+    for (int k = 0; k < count; k++)
+        rows[k] = first + k * apart;
+}
+
 /* What a SIREN says at n places of planes `by_x` apart, and the cosines, (units, n), where it has sines. */
 static void siren(const Layers *layers, ptrdiff_t n, const float *x, ptrdiff_t by_x, float *values, ptrdiff_t by_values,
                   float *cosines, ptrdiff_t by_cosines, float *scratch)
@@ -173,8 +180,7 @@ static void siren(const Layers *layers, ptrdiff_t n, const float *x, ptrdiff_t b
     for (ptrdiff_t start = 0; start < n; start += LONGEST) {
         int width = (int)(n - start < LONGEST ? n - start : LONGEST);
         float *kept = cosines ? cosines + start : unasked, *into = scratch;
-        for (int c = 0; c < channels; c++)
-            rows[c] = x + c * by_x + start;
+        listed(rows, x + start, by_x, channels);
         for (int i = 0; i < last; i++) {
             int units = layers->at[i].rows;
             span(&(Product){layers->at[i].matrix, units, layers->at[i].inner, layers->at[i].bias}, width, rows, into, LONGEST);
@@ -184,8 +190,7 @@ static void siren(const Layers *layers, ptrdiff_t n, const float *x, ptrdiff_t b
             }
             into += (ptrdiff_t)units * LONGEST;
         }
-        for (int c = 0; c < channels; c++) /* the skip connection */
-            rows[layers->at[last - 1].rows + c] = x + c * by_x + start;
+        listed(rows + layers->at[last - 1].rows, x + start, by_x, channels); /* the skip connection */
         span(&(Product){layers->at[last].matrix, layers->at[last].rows, layers->at[last].inner, layers->at[last].bias}, width,
              rows, values + start, by_values);
     }
@@ -202,8 +207,7 @@ static void siren_back(const Layers *layers, ptrdiff_t n, const float *by_values
         int width = (int)(n - start < LONGEST ? n - start : LONGEST);
         const float *kept = cosines + start;
         float *into = scratch;
-        for (int c = 0; c < channels; c++)
-            rows[c] = by_values + c * apart + start;
+        listed(rows, by_values + start, apart, channels);
         for (int i = 0; i < last; i++) {
             int units = layers->at[i].rows;
             span(&(Product){layers->at[i].matrix, units, layers->at[i].inner}, width, rows, into, LONGEST);
@@ -217,18 +221,10 @@ static void siren_back(const Layers *layers, ptrdiff_t n, const float *by_values
             }
             into += (ptrdiff_t)units * LONGEST;
         }
-        for (int c = 0; c < channels; c++)
-            rows[layers->at[last - 1].rows + c] = by_values + c * apart + start;
+        listed(rows + layers->at[last - 1].rows, by_values + start, apart, channels);
         span(&(Product){layers->at[last].matrix, layers->at[last].rows, layers->at[last].inner}, width, rows, by_x + start,
              by_plane);
     }
-}
-
-/* `count` rows, `apart` from each other. */
-INLINE void listed(Row *rows, const float *first, ptrdiff_t apart, int count)
-{
-    for (int k = 0; k < count; k++)
-        rows[k] = first + k * apart;
 }
 
 /* The 9 rows of each plane that a 3x3 kernel looks at: `at` names the planes' rows above, of the same row, and below. */

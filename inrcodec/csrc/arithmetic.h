@@ -84,7 +84,7 @@ typedef struct {
 } Rate;
 
 typedef struct {
-    const float *values, *padded, *mask, *trunk; /* padded: two rows above, two columns beside */
+    const float *padded, *mask, *trunk;          /* padded: two rows above, two columns beside */
     ptrdiff_t height, width, by_row, by_plane, by_trunk_row, by_trunk_plane;
     float *gradient, *by_trunk;                  /* laid out like `padded` and `trunk`; NULL if not wanted */
     float *mean, *log_scale, *bits;              /* (C, h, w), (h, w); NULL if not wanted */
