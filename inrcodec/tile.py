@@ -70,11 +70,11 @@ class FieldModel:
 def tiles(target: Tensor, most: int | None = None) -> list[tuple[slice, slice]]:
     """Rows and columns of the tiles of pictures (B, 3, H, W), of at most so many pixels a side."""
     side, (height, width) = TILE.get(target.device.type, TILE["cpu"]), target.shape[2:]
-    side = min(side, most or side)
+    tall, wide = (-(-size // -(-size // min(side, most or side))) for size in (height, width))  # all about as large
     return [
-        (slice(top, min(top + side, height)), slice(left, min(left + side, width)))
-        for top in range(0, height, side)
-        for left in range(0, width, side)
+        (slice(top, min(top + tall, height)), slice(left, min(left + wide, width)))
+        for top in range(0, height, tall)
+        for left in range(0, width, wide)
     ]
 
 
