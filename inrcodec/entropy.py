@@ -70,6 +70,8 @@ from inrcodec.options import MAX_QUALITY_INDEX
 # constriction's submodules are not importable packages.
 Categorical, Uniform = constriction.stream.model.Categorical, constriction.stream.model.Uniform
 RangeDecoder, RangeEncoder = constriction.stream.queue.RangeDecoder, constriction.stream.queue.RangeEncoder
+# At its first array it asks for this, and a Ctrl-C that comes meanwhile is a panic: what takes time is done by then.
+np.lib.NumpyVersion(np.__version__)
 
 STRIPE = 64  # rows that share a context
 STRIPES = 8  # coded together

@@ -294,7 +294,10 @@ def write_atomically(path: Path, data: bytes, *, overwrite: bool = False) -> Non
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.unlink(missing_ok=True)
+        finally:  # Ctrl-C may come just before it is gone
+            temporary.unlink(missing_ok=True)
 
 
 def _link(temporary: Path, path: Path) -> bool:

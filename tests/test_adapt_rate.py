@@ -89,6 +89,7 @@ def test_a_gpu_saves_as_much(field_prior: Prior) -> None:
 def test_what_is_compiled_descends_as_far(cells: int) -> None:
     if not native.available():
         return
+    torch.manual_seed(0)
     shapes = ((8,), (6, 8), (6,), (4, 6), (4,))
     parts, units = ([torch.randn(shape) * size for shape in shapes] for size in (0.5, 0.01))
     sample = _Sample(torch.randn(8, cells), torch.randn(2, cells).round(), 3 * cells, parts, units)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import native
+from inrcodec.adam import adam_step, bits_slope
 from inrcodec.fit import noisy_round
 from inrcodec.rate import joined
 
@@ -208,6 +209,17 @@ def test_arrays_of_adapting_that_do_not_fit_are_refused() -> None:
     assert np.allclose(descent.changes, -0.1)
     with pytest.raises(ValueError, match="expected size 7, found 6"):
         descent.step(np.ones(6, np.float32), 0.1)
+
+
+def test_a_descent_is_adam_on_the_gradient_and_the_changes_own_bits() -> None:
+    changes, gradients = random(83).sign() * torch.rand(83), [random(83, seed=seed) for seed in range(5)]
+    descent, state = native.Descent.of(changes.numpy(), 0.3, 4.0), (changes, torch.zeros(83), torch.zeros(83))
+    for number, gradient in enumerate(gradients, start=1):
+        whole = gradient + bits_slope(state[0], 0.3, 4.0)
+        state = adam_step(state, whole, torch.tensor(0.01), torch.tensor(float(number)))
+        descent.step(gradient.numpy(), 0.01)
+    for found, expected in zip(descent.state, state, strict=True):
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_cells_outside_of_their_arrays_are_refused() -> None:
