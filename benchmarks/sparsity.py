@@ -83,7 +83,7 @@ class Student:
         masks = full_masks(weights)
         features = len(model.weights["filter.in"])
         weights |= {
-            k: v for k, v in init_filters(model.channels, features, generator).items() if k.startswith("filter.")
+            k: v for k, v in init_filters(model.channels, features, 1, generator).items() if k.startswith("filter.")
         }
         return cls(model, weights | {"skip.weight": model.weights["skip.weight"].clone()}, masks)
 

@@ -22,7 +22,7 @@ Tensors that this module knows (others belong to the modules that use them):
     filter.in       float32 (features, 3 + planes, 3, 3), filter.in_bias (features, 3), filter.out (3, features, 3, 3),
                     filter.out_bias (3,): the filter of `render`; the bias in powers of q. It sees the first `planes`
                     channels. detail.*: likewise, with 12 for 3 in the output, and
-    detail.mid      float32 (features, features, 3, 3), detail.mid_bias (features,)
+    detail.mid      float32 (layers * features, features, 3, 3), detail.mid_bias (layers * features,): those in between
 
 A layer has at most 1024 units and no number is beyond 10**6 (16 in field.*, so that exp is harmless):
 whatever a file holds, decoding stays finite, and a sample costs a bounded number of operations.
@@ -58,6 +58,7 @@ MAX_SIZE = MAX_CONTENT  # bytes of a prior file: what a self-contained file can 
 MAX_OMEGAS = 16  # sine layers
 MAX_CHANNELS = 16  # per level
 MAX_LEVELS = 12
+MAX_LAYERS = 8  # in between, of the filter for detail
 MAX_HEADER = 1 << 20  # bytes of the safetensors header, which is JSON: it takes fifty times as much once parsed
 MAX_WIDTH = 1024  # units per layer
 MAX_WEIGHT = 1e6
@@ -219,10 +220,11 @@ def _field_shapes(
             raise PriorError(f"{source}: the filters should see 3 values and 0..{total} planes, found {seen}")
         shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
         shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
-    within = len(tensors["detail.in"])
+    features = len(tensors["detail.in"])
+    layers = min(max(1, len(np.atleast_1d(tensors.get("detail.mid", 0))) // features), MAX_LAYERS)
     return shapes | {
-        "detail.mid": (within, within, 3, 3),
-        "detail.mid_bias": (within,),
+        "detail.mid": (layers * features, features, 3, 3),
+        "detail.mid_bias": (layers * features,),
         "field.gain": (total,),
         "field.slope": (total,),
         "field.kernel": (len(channels), 2),

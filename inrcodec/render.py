@@ -8,7 +8,7 @@ with the normalised coordinates only where the prior has them, and the interpola
 lattice fields s_l, scaled by the gains for quality q, only where it has fields. Positions are in cells of the finest
 field, which are pixels or, in wide files, squares of 2x2; what is said of pixels below is of these. Its values are
 sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters of 3x3 layers at pixel centres: the
-first, of two, sees f without r, the second f with it; this one has a layer in between that adds to what it sees. In
+first, of two, sees f without r, the second f with it; this one has layers in between that add to what they see. In
 between r is
 
     r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
@@ -49,7 +49,6 @@ CHUNK = 8192  # samples that go through the network at once: they stay in the ca
 BLOCK = 64  # pixels along the side of a block whose single positions are taken together
 MAX_SAMPLES = 1 << 28
 FILTER_REACH = 2  # pixels that the first filter looks around: two layers of 3x3
-DETAIL_REACH = 3  # the second: three
 
 Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
 Network = Callable[[Floats], Floats]  # inputs (in, N) to values (3, N)
@@ -82,6 +81,18 @@ class View:
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1 or self.rows * self.columns > MAX_SAMPLES:
             raise OptionError(f"an output has 1..{MAX_SAMPLES} samples, not {self.columns} x {self.rows}")
+
+
+def between(weights: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """The layers in between of a prior's second filter: kernels (features, features, 3, 3) and biases (features,)."""
+    kernels, biases = weights["detail.mid"], weights["detail.mid_bias"]
+    features = kernels.shape[1]
+    return [(kernels[at : at + features], biases[at : at + features]) for at in range(0, len(kernels), features)]
+
+
+def detail_reach(weights: Mapping[str, Any]) -> int:
+    """Pixels that the second filter looks around: one for each of its layers of 3x3."""
+    return 2 + len(between(weights))
 
 
 def field_gains(prior: Prior, conditioning: float, dtype: type[np.floating[Any]] = np.float32) -> list[Floats]:
@@ -299,9 +310,9 @@ class _Function:
         """All layers of a filter, (in, H + 2 reach, W + 2 reach) -> (out, H, W)."""
         filters = self.filters
         hidden = convolve(seen, filters[f"{name}.in"], filters[f"{name}.in_bias"] @ self.powers, rectified=True)
-        if name == "detail":
-            middle = convolve(hidden, filters["detail.mid"], filters["detail.mid_bias"], rectified=True)
-            hidden = middle + hidden[:, 1:-1, 1:-1]
+        for kernel, bias in between(filters) if name == "detail" else ():
+            middle = convolve(hidden, kernel, bias, rectified=True)
+            hidden = np.add(middle, hidden[:, 1:-1, 1:-1], out=middle)
         return convolve(hidden, filters[f"{name}.out"], filters[f"{name}.out_bias"])
 
     def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
@@ -318,8 +329,9 @@ class _Function:
 
     def _detailed(self, rows: slice, columns: slice) -> Floats:
         """R, X, Y, D and M at the centres of some pixels, (15, H, W)."""
-        down, vertical = _grown(rows, self.height, DETAIL_REACH)
-        across, horizontal = _grown(columns, self.width, DETAIL_REACH)
+        around = detail_reach(self.filters)
+        down, vertical = _grown(rows, self.height, around)
+        across, horizontal = _grown(columns, self.width, around)
         picture, added = self._restored(down, across)
         detail = self._filtered("detail", np.pad(picture, ((0, 0), vertical, horizontal), mode="edge"))
         added = _inner(added, rows.start - down.start, columns.start - across.start, detail)

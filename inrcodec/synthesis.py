@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from inrcodec.lattice import cells, kernel
 from inrcodec.prior import Prior
-from inrcodec.render import DETAIL_REACH, FILTER_REACH, Network, Parameters, network_layers
+from inrcodec.render import FILTER_REACH, Network, Parameters, between, detail_reach, network_layers
 from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
@@ -124,9 +124,8 @@ def filtered(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) ->
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     bias = (powers @ weights[f"{name}.in_bias"].T)[:, :, None, None]
     hidden = torch.relu(functional.conv2d(seen.contiguous(memory_format=PACKED), weights[f"{name}.in"]) + bias)
-    if name == "detail":
-        middle = functional.conv2d(hidden, weights["detail.mid"], weights["detail.mid_bias"])
-        hidden = torch.relu(middle) + hidden[..., 1:-1, 1:-1]
+    for layer in between(weights) if name == "detail" else ():
+        hidden = torch.relu(functional.conv2d(hidden, *layer)) + hidden[..., 1:-1, 1:-1]
     return functional.conv2d(hidden, weights[f"{name}.out"], weights[f"{name}.out_bias"])
 
 
@@ -165,7 +164,7 @@ def before_detail(
 
 def detail(weights: Weights, seen: Tensor, conditioning: Tensor) -> Tensor:
     """What the filter for detail adds at twice as many centres per axis, (B, 3, 2 H, 2 W)."""
-    padded = functional.pad(seen, (DETAIL_REACH,) * 4, mode="replicate")
+    padded = functional.pad(seen, (detail_reach(weights),) * 4, mode="replicate")
     parts = filtered(weights, "detail", padded, conditioning)
     x, y, both, mean = upsample(haloed(parts), 2, weights["field.kernel"][0]).chunk(4, 1)
     sine = 2.0 * torch.arange(2, device=seen.device) - 1  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
@@ -173,8 +172,11 @@ def detail(weights: Weights, seen: Tensor, conditioning: Tensor) -> Tensor:
     return mean + x * right + (y + both * right) * below
 
 
-def init_filters(channels: Sequence[int], width: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Float weights of filters that add nothing yet; they see the two finest levels."""
+def init_filters(channels: Sequence[int], width: int, layers: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Float weights of filters that add nothing yet; they see the two finest levels.
+
+    The one for detail has so many layers in between.
+    """
     weights: dict[str, Tensor] = {}
     seen = 3 + sum(channels[:2])
     for name, out in (("filter", 3), ("detail", 12)):
@@ -185,8 +187,13 @@ def init_filters(channels: Sequence[int], width: int, generator: torch.Generator
             f"{name}.out": torch.zeros(out, width, 3, 3),
             f"{name}.out_bias": torch.zeros(out),
         }
-    between = 2 * torch.rand(width, width, 3, 3, generator=generator) - 1
-    return weights | {"detail.mid": 0.1 * between / math.sqrt(9 * width), "detail.mid_bias": torch.zeros(width)}
+    return weights | init_between(width, layers, generator)
+
+
+def init_between(width: int, layers: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Float weights of layers in between that hardly change what they see."""
+    uniform = 2 * torch.rand(layers * width, width, 3, 3, generator=generator) - 1
+    return {"detail.mid": 0.1 * uniform / math.sqrt(9 * width), "detail.mid_bias": torch.zeros(layers * width)}
 
 
 def zero_fields(batch: int, height: int, width: int, channels: Sequence[int], device: torch.device) -> list[Tensor]:

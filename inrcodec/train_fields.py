@@ -25,8 +25,8 @@ same random factors, and the schedule follows the differences of log J.
 Phase 6, analysis: the analysis network alone learns to guess for what the others have become.
 
 Phase 7, detail: a set of batches of halved pictures is fitted once, and only the filter for detail learns, from the
-logarithm of the squared error of the x2 decode, so that every picture counts the same. A step looks at a window of each
-picture of a batch.
+squared error of the x2 decode over what it would be without the filter, so that every picture counts the same. A step
+looks at a window of each picture of a batch, mirrored and transposed at random.
 
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
@@ -63,10 +63,10 @@ from inrcodec.objective import objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
-from inrcodec.render import DETAIL_REACH
+from inrcodec.render import detail_reach
 from inrcodec.rounding import by_trial
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import HALO, before_detail, detail, init_filters, synthesize, synthesize_finer
+from inrcodec.synthesis import HALO, before_detail, detail, init_between, init_filters, synthesize, synthesize_finer
 from inrcodec.tile import FieldModel
 from inrcodec.train import Progress, Tasks
 
@@ -87,7 +87,6 @@ SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phase 7
 WINDOW = 96  # pixels of a halved picture along the sides of a window in phase 7
-MARGIN = 2 * (DETAIL_REACH + HALO)  # samples along a window's sides that see what is outside of it
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
@@ -104,7 +103,8 @@ class FieldOptions:
     omegas: tuple[float, ...] = (2.0, 1.0)
     hidden: int = 24  # of the rate model: first layer
     middle: int = 16  # second layer
-    filter: int = 48  # features of the filter
+    filter: int = 48  # features of the filters
+    detail_layers: int = 4  # in between, of the filter for detail
     features: int = 16  # what a level tells the next finer one
     analysis: int = 32  # features of the analysis network
     batch: int = 8  # pictures per step
@@ -140,6 +140,7 @@ class FieldOptions:
             "batch",
             "fit_length",
             "slots",
+            "detail_layers",
             "decoder_rounds",
             "decoder_batches",
             "coarse_batches",
@@ -232,7 +233,7 @@ def init_weights(options: FieldOptions) -> Weights:
     weights["field.gain"] = 0.5 * (UNIT * 2**7.6 / energy).log()
     weights["field.slope"] = torch.full((total,), 0.5 * 4.5 * math.log(2))  # lambda is 2 ** (7.6 + 4.5 q)
     weights["field.kernel"] = torch.tensor([[0.0, 0.5]] * len(options.channels))
-    weights |= init_filters(options.channels, options.filter, generator)
+    weights |= init_filters(options.channels, options.filter, options.detail_layers, generator)
     weights |= rate.init_rate(options.channels, options.hidden, options.middle, options.features, generator)
     return weights | init_analysis(options.channels, options.analysis, generator)
 
@@ -397,6 +398,11 @@ def _begin(options: FieldOptions, start: Prior | None) -> _State:
         weights |= {"fit.temperature": torch.tensor([hot, cold])}
         weights = {name: tensor for name, tensor in weights.items() if name not in SLOPES}
     weights |= {name: torch.zeros_like(weights[of]) for name, of in SLOPES.items() if name not in weights}
+    features = len(weights["detail.in"])
+    missing = options.detail_layers - len(weights["detail.mid"]) // features
+    if missing > 0:
+        more = init_between(features, missing, torch.Generator().manual_seed(options.seed))
+        weights |= {name: torch.cat([weights[name], part]) for name, part in more.items()}
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,
@@ -434,8 +440,9 @@ class _Learning:
         self.follow = Recorded(self._follow)
         self.decode = Recorded(self._decode)
         self.detail = Recorded(self._detail)
-        self.before_detail = dict[str, tuple[Tensor, Tensor, Tensor]]()
-        """Of phase 7's batches: what is missing in the x2 decode without detail, what the filter sees, and q."""
+        self.before_detail = dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]()
+        """Of phase 7's batches: what is missing in the x2 decode without detail, the mean of its squares, what the
+        filter sees, and q."""
         self.first = Recorded(self._first)
         self.slopes = Recorded(self._slopes)
         self.rates = Recorded(self._rates)
@@ -490,15 +497,14 @@ class _Learning:
         losses = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
         return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _decoding(leaves))
 
-    def _detail(self, weights: Weights, missing: Tensor, seen: Tensor, q: Tensor) -> tuple[Tensor, Weights]:
-        """Log of the squared error of the x2 decode, and its gradients by the filter for detail."""
+    def _detail(
+        self, weights: Weights, missing: Tensor, squares: Tensor, seen: Tensor, q: Tensor
+    ) -> tuple[Tensor, Weights]:
+        """Squared error of the x2 decode over what it is without detail, and its gradients by the filter for detail."""
         names = [name for name in _trainable(weights) if name.startswith("detail.")]
         leaves = {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
         error = detail(leaves, seen, q) - missing
-        rows, columns = (
-            slice(MARGIN, size - MARGIN) if size == 2 * WINDOW else slice(size) for size in error.shape[2:]
-        )
-        loss = (error[:, :, rows, columns].square().mean((1, 2, 3)) + LEAST_ERROR).log().sum()
+        loss = (_inner(weights, error).square().mean((1, 2, 3)) / (squares + LEAST_ERROR)).sum()
         return loss.detach(), _by_name(loss, leaves, names)
 
     def _slopes(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[Tensor]:
@@ -584,9 +590,11 @@ def _stepped(
             fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
             with torch.no_grad():
                 without, seen = before_detail(weights, fields, batch.q, options.omegas)
-            learning.before_detail[key] = whole.pictures - without, seen, batch.q
-        missing, seen, q = learning.before_detail[key]
-        loss, gradients = learning.detail(weights, *_window(missing, seen, step), q)
+            rest = whole.pictures - without
+            learning.before_detail[key] = rest, rest.square().mean((1, 2, 3)), seen, batch.q
+        rest, mean, seen, q = learning.before_detail[key]
+        missing, around = _window(rest, seen, step)
+        loss, gradients = learning.detail(weights, missing, mean, around, q)
         pace = options.detail_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.detail_steps)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
@@ -648,12 +656,22 @@ def _as_in_a_file(weights: Weights, batch: Batch, learning: _Learning, generator
 
 
 def _window(missing: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The same part of what is missing, (B, 3, 2 H, 2 W), and of what is seen, (B, C, H, W)."""
+    """The same part of what is missing, (B, 3, 2 H, 2 W), and of what is seen, (B, C, H, W), turned in the same way."""
     generator = torch.Generator().manual_seed(step)
     height, width = seen.shape[2:]
     top, left = (int(torch.randint(max(1, size - WINDOW + 1), (), generator=generator)) for size in (height, width))
     finer = missing[:, :, 2 * top : 2 * (top + WINDOW), 2 * left : 2 * (left + WINDOW)]
-    return finer, seen[:, :, top : top + WINDOW, left : left + WINDOW]
+    mirrored = [axis for axis in (2, 3) if torch.rand((), generator=generator) < 0.5]
+    parts = [part.flip(mirrored) for part in (finer, seen[:, :, top : top + WINDOW, left : left + WINDOW])]
+    finer, seen = (part.mT for part in parts) if torch.rand((), generator=generator) < 0.5 else parts
+    return finer.contiguous(), seen.contiguous()
+
+
+def _inner(weights: Weights, samples: Tensor) -> Tensor:
+    """Of what the filter for detail says of a window, (B, 3, 2 H, 2 W), what does not depend on what is outside."""
+    margin = 2 * (detail_reach(weights) + HALO)
+    rows, columns = (slice(margin, size - margin) if size == 2 * WINDOW else slice(size) for size in samples.shape[2:])
+    return samples[:, :, rows, columns]
 
 
 def _evolved(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> tuple[Tensor, Weights]:

@@ -31,12 +31,12 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     weights["field.kernel"] = torch.tensor([[0.0, 0.5], [0.3, 0.4], [1.0, 0.1]])
     weights["fit.step"] = torch.tensor([[0.1, 0.02]] * len(CHANNELS))
     weights["fit.temperature"] = torch.tensor([0.25, 0.12])
-    weights |= init_filters(CHANNELS, 5, generator)
+    weights |= init_filters(CHANNELS, 5, 2, generator)
     for name, out in (("filter", 3), ("detail", 12)):
         weights[f"{name}.out"] = torch.randn(out, 5, 3, 3, generator=generator) * 0.1
         weights[f"{name}.in_bias"] = torch.randn(5, 3, generator=generator) * 0.1
-    weights["detail.mid"] = torch.randn(5, 5, 3, 3, generator=generator) * 0.2
-    weights["detail.mid_bias"] = torch.randn(5, generator=generator) * 0.1
+    weights["detail.mid"] = torch.randn(10, 5, 3, 3, generator=generator) * 0.2
+    weights["detail.mid_bias"] = torch.randn(10, generator=generator) * 0.1
     return weights | init_rate(CHANNELS, 8, 5, 4, generator) | init_analysis(CHANNELS, 6, generator)
 
 

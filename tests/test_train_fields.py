@@ -10,10 +10,10 @@ from inrcodec.errors import OptionError, PriorError
 from inrcodec.lattice import field_shapes
 from inrcodec.synthesis import detail
 from inrcodec.train_fields import (
-    MARGIN,
     WINDOW,
     Batch,
     FieldOptions,
+    _inner,
     _window,
     export,
     fast_objective,
@@ -142,20 +142,28 @@ def test_a_schedule_can_be_given(tmp_path: Path) -> None:
     assert np.allclose(second.tensors["fit.temperature"], [0.4, 0.2])
 
 
-def test_inside_its_margin_a_window_says_what_the_whole_picture_does() -> None:
+def test_windows_show_the_same_place_turned_in_the_same_way() -> None:
+    seen = torch.randn(1, 5, WINDOW + 7, WINDOW + 20, generator=torch.Generator().manual_seed(0))
+    finer = seen[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    corners = set()
+    for step in range(40):
+        missing, part = _window(finer, seen, step)
+        assert part.shape == (1, 5, WINDOW, WINDOW)
+        assert torch.equal(missing, part[:, :3].repeat_interleave(2, 2).repeat_interleave(2, 3))
+        corners.add(tuple(float(part[0, 0, y, x]) for y in (0, -1) for x in (0, -1)))
+    assert len(corners) > 30
+
+
+def test_the_inner_part_of_a_window_does_not_depend_on_what_is_outside() -> None:
     generator, q = torch.Generator().manual_seed(0), torch.full((1, 1), 0.3)
     weights = init_weights(OPTIONS)
     weights["detail.out"] = torch.randn(weights["detail.out"].shape, generator=generator)
-    seen = torch.randn(1, weights["detail.in"].shape[1], WINDOW + 7, WINDOW + 20, generator=generator)
-    whole = detail(weights, seen, q)
-    places = set()
-    for step in range(5):
-        finer, part = _window(whole, seen, step)
-        assert finer.shape == (1, 3, 2 * WINDOW, 2 * WINDOW) and part.shape[2:] == (WINDOW, WINDOW)
-        inside = slice(MARGIN, -MARGIN)
-        assert torch.allclose(detail(weights, part, q)[..., inside, inside], finer[..., inside, inside], atol=1e-4)
-        places.add(float(part[0, 0, 0, 0]))
-    assert len(places) > 1
+    seen = torch.randn(1, weights["detail.in"].shape[1], WINDOW + 8, WINDOW + 20, generator=generator)
+    window = detail(weights, seen[:, :, 5 : 5 + WINDOW, 9 : 9 + WINDOW], q)
+    whole = detail(weights, seen, q)[:, :, 10 : 10 + 2 * WINDOW, 18 : 18 + 2 * WINDOW]
+    inner = _inner(weights, window)
+    assert inner.numel() > 0 and torch.allclose(inner, _inner(weights, whole), atol=1e-4)
+    assert not torch.allclose(window, whole, atol=1e-2)
 
 
 def test_level_0_stays_interpolating(tmp_path: Path) -> None:

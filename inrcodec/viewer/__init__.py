@@ -135,8 +135,8 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
             features = np.arange(len(first))
             bias = tensors[f"{filter_name}.in_bias"] @ powers
             banks[f"{filter_name}In"] = (first, bias, features, seen)
-            if filter_name == "detail":
-                banks["detailMid"] = (tensors["detail.mid"], tensors["detail.mid_bias"], features, features)
+            for i, (kernel, shift) in enumerate(render.between(tensors) if filter_name == "detail" else ()):
+                banks[f"detailMid{i}"] = (kernel, shift, features, features)
             outputs = _places([3] * (len(last) // 3))  # R; or X, Y, D and M
             banks[f"{filter_name}Out"] = (last, tensors[f"{filter_name}.out_bias"], outputs, features)
     numbers, described = [], {}
@@ -163,6 +163,7 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
         "spacing": parameters.spacing,
         "coordinates": bool(coordinates),
         "layers": len(layers),
+        "reach": render.FILTER_REACH + render.detail_reach(prior.tensors) if channels else 0,
         "banks": described,
         "levels": levels,
     }

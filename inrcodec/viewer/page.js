@@ -4,7 +4,6 @@
 
 const TILE = 256;       // pixels along the side of what the filters look at together
 const EDGE = 2;         // pixels around a tile that interpolation between its pixels needs
-const REACH = 5;        // pixels beyond those that the filters look at: two 3x3 layers, and three
 const SLOTS = 64;       // tiles whose filters' outputs are kept
 const CHUNK = 128;      // screen pixels along the side of what is drawn at once
 const MAX_ZOOM = 256;   // screen pixels per pixel
@@ -333,7 +332,7 @@ function painter(gl, bytes) {
   let passes = {};
   if (filtered) {
     const { filterIn, detailOut } = model.banks;
-    const scratch = tile.map((side) => side + 2 * (EDGE + REACH));
+    const scratch = tile.map((side) => side + 2 * (EDGE + model.reach));
     const count = 1 + detailOut.outputs;
     capacity = Math.min(SLOTS, Math.ceil(cells[0] / TILE) * Math.ceil(cells[1] / TILE),
       Math.floor(gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS) / count));
@@ -341,7 +340,7 @@ function painter(gl, bytes) {
     passes = {
       seen: { texture: target('seen', float, ...scratch, filterIn.inputs), count: filterIn.inputs },
       hidden: { texture: target('hidden', float, ...scratch, features), count: features },
-      deeper: { texture: target('deeper', float, ...scratch, model.banks.detailMid.outputs), count: model.banks.detailMid.outputs },
+      deeper: { texture: target('deeper', float, ...scratch, model.banks.detailIn.outputs), count: model.banks.detailIn.outputs },
       added: { texture: target('added', float, ...scratch, 1), count: 1 },
       parts: { texture: target('parts', gl.RGBA16F, ...tile.map((side) => side + 2 * EDGE), count * capacity), count },
     };
@@ -349,9 +348,14 @@ function painter(gl, bytes) {
     passes.see = program(seenSource(gl));
     for (const name of ['filterIn', 'detailIn']) passes[name] = program(layerSource(gl, name, 'first'));
     unitOf.set('source', unitOf.get('hidden'));
-    passes.detailMid = program(layerSource(gl, 'detailMid', 'middle'));
     passes.filterOut = program(layerSource(gl, 'filterOut', 'last'));
-    unitOf.set('source', unitOf.get('deeper'));
+    let [from, to] = ['hidden', 'deeper'];
+    passes.middle = Object.keys(model.banks).filter((name) => name.startsWith('detailMid')).map((name) => {
+      unitOf.set('source', unitOf.get(from));
+      [from, to] = [to, from];
+      return { draw: program(layerSource(gl, name, 'middle')), to: passes[from] };
+    });
+    unitOf.set('source', unitOf.get(from));
     passes.detailOut = program(layerSource(gl, 'detailOut', 'last'));
   }
   const drawPicture = program(pictureSource());
@@ -375,8 +379,8 @@ function painter(gl, bytes) {
       slot = [...Array(capacity).keys()].find((free) => !taken.has(free));
       const corner = [column * TILE, row * TILE];
       const extent = corner.map((start, axis) => Math.min(TILE, cells[axis] - start));
-      const origin = corner.map((start) => start - EDGE - REACH);
-      const area = extent.map((side) => side + 2 * (EDGE + REACH));
+      const origin = corner.map((start) => start - EDGE - model.reach);
+      const area = extent.map((side) => side + 2 * (EDGE + model.reach));
       const inside = { shift: [0, 0], low: origin.map((o) => Math.max(0, -o)), high: origin.map((o, axis) => Math.min(cells[axis] - 1 - o, area[axis] - 1)) };
       const all = { shift: [0, 0], low: [0, 0], high: area.map((side) => side - 1) };
       const ready = () => { gl.disable(gl.SCISSOR_TEST); gl.viewport(0, 0, ...area); };
@@ -402,16 +406,18 @@ function painter(gl, bytes) {
           passes[last]({ ...all, group: 0 });
           into(passes.added.texture, 0);
         } else {
-          for (let group = 0; group < passes.deeper.count; group++) {
-            passes.detailMid({ ...all, group });
-            into(passes.deeper.texture, group);
+          for (const { draw, to } of passes.middle) {
+            for (let group = 0; group < passes.deeper.count; group++) {
+              draw({ ...all, group });
+              into(to.texture, group);
+            }
+            yield;
+            ready();
           }
-          yield;
-          ready();
         }
         gl.viewport(0, 0, ...extent.map((side) => side + 2 * EDGE));
         for (let group = 0; group < model.banks[last].outputs; group++) {
-          passes[last]({ ...all, shift: [REACH, REACH], group });
+          passes[last]({ ...all, shift: [model.reach, model.reach], group });
           into(passes.parts.texture, slot * passes.parts.count + group + (last === 'detailOut' ? 1 : 0));
         }
       }
