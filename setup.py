@@ -6,8 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "inrcodec._kernels",
-            [f"inrcodec/csrc/{name}.c" for name in ("module", "arithmetic", "avx2", "avx512")],
-            depends=["inrcodec/csrc/arithmetic.h", "inrcodec/csrc/arithmetic.c"],
+            [f"inrcodec/csrc/{name}.c" for name in ("module", "decoder", "arithmetic", "avx2", "avx512")],
+            depends=[f"inrcodec/csrc/{name}" for name in ("arithmetic.h", "arithmetic.c", "decoder.h")],
             libraries=["m"],  # with glibc its vector functions, too
             extra_compile_args=["-O3", "-ffast-math", "-fno-associative-math"],  # angles are reduced in this very order
             optional=True,

@@ -51,6 +51,21 @@ def symbols(
     row: Ints,
     /,
 ) -> None: ...
+def decode(
+    state: Ints,
+    words: Ints,
+    padded: Exact,
+    ends: Ints,
+    places: Ints,
+    offsets: Ints,
+    above: Floats,
+    cells: Ints,
+    parts: tuple[Exact, ...],
+    bounds: NDArray[np.int32],
+    shifts: Ints,
+    bounds_of_bits: NDArray[np.int32],
+    /,
+) -> bool: ...
 def rate_ends(first: Floats, values: Floats, parts: tuple[Floats, ...], gradients: tuple[Floats, ...], /) -> float: ...
 def adam(state: Floats, gradient: Floats, unit: float, bits: float, rate: float, count: int, /) -> None: ...
 def rate(

@@ -54,8 +54,11 @@ Sources: context modelling as in Cool-Chic (Ladune et al., ICCV 2023) and C3 (Ki
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import constriction
@@ -97,6 +100,17 @@ _LOW_BITS = Uniform()
 _GAMMA = np.array([0.5 ** (k + 1) for k in range(16)] + [0.5**16], np.float32)  # Elias gamma: number of bits
 
 
+def _bounds(counts: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Bounds of the symbols of each row of a table of counts (rows, N), in 2**-24: (rows, N + 1)."""
+    rows, number = counts.shape
+    shares = (np.cumsum(counts, 1, dtype=np.int64) - counts) * (2**24 - number) / TABLE_SUM
+    begins = shares.astype(np.float32).astype(np.int32) + np.arange(number, dtype=np.int32)
+    return np.concatenate([begins, np.full((rows, 1), 1 << 24, np.int32)], 1)
+
+
+_BITS = _bounds((_GAMMA * TABLE_SUM).astype(np.int32)[None])[0]
+
+
 def _words(data: bytes) -> NDArray[np.uint32]:
     """A stream's 32-bit words. The coder reads zeros behind the last, where `_bytes` cut them off."""
     return np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
@@ -124,6 +138,11 @@ class _Level:
     trunk: tuple[Exact, Exact] | None  # (9 * channels, features), (features,); None at level 0
     trunk_above: tuple[Exact, Exact] | None  # (features, 4 * features), (4 * features,)
 
+    @property
+    def parts(self) -> tuple[Exact, ...]:
+        """What `native` wants."""
+        return self.causal, *self.mid, *self.head, *self.limits
+
     def hidden_bias(self, quality_index: int) -> Exact:
         """First bias at a quality, in units of 2**-8, shape (hidden,)."""
         n = MAX_QUALITY_INDEX - 2 * quality_index
@@ -137,8 +156,7 @@ class _Level:
         """
         cells, places = waves.cells[wave], waves.places[wave]
         if native.available():
-            parts = (self.causal, *self.mid, *self.head, *self.limits)
-            return native.symbols(padded.reshape(self.channels, -1), places, waves.offsets, above, cells, parts)
+            return native.symbols(padded.reshape(self.channels, -1), places, waves.offsets, above, cells, self.parts)
         hidden = waves.context(padded, wave) @ self.causal
         np.floor(hidden, out=hidden)
         hidden += above.take(cells, axis=0)
@@ -182,6 +200,7 @@ class RateModel:
         if shift is None or shift.shape != (SCALES,) or shift.dtype != np.uint8 or shift.max() > MAX_SHIFT:
             raise PriorError(f"rate.shift should be ({SCALES},) of 0..{MAX_SHIFT}")
         self.table = (table / TABLE_SUM).astype(np.float32)
+        self.bounds = _bounds(table)
         self.shift = np.repeat(shift, FRACTIONS).astype(np.int64)  # per row of the table
 
     def encode(
@@ -221,7 +240,7 @@ class RateModel:
         with threadpool_limits(1, "blas"):
             for stream, number in zip(streams, range(len(shapes) - 1, -1, -1), strict=False):
                 level, values = self.levels[number], fields[number]
-                decoder = RangeDecoder(_words(stream))
+                decoder = (native.Decoder.of if native.available() else RangeDecoder)(_words(stream))
                 try:
                     for block, above in self._blocks(number, fields, quality_index):
                         waves = _wavefronts(values, block, number, coded)
@@ -240,17 +259,23 @@ class RateModel:
         bias = level.hidden_bias(quality_index)
         _, height, width = fields[number].shape
         above = np.empty((min(STRIPE * STRIPES, height), width, len(bias)), np.float32)  # of all blocks, one by one
-        for top in range(0, height, STRIPE * STRIPES):
-            rows = slice(top, min(top + STRIPE * STRIPES, height))
-            for start in range(top, rows.stop, CHUNK):  # rows that stay in the cache
-                part = slice(start, min(start + CHUNK, rows.stop))
-                fine = bias
-                if level.above is not None:
-                    trunk = _trunk(self.levels[coarser], fields[coarser], slice(start // 2, (part.stop + 1) // 2))
-                    weights, own = level.above
-                    fine = _finer(trunk, (weights, own + bias.repeat(4)), part, width)
-                np.clip(fine, -TOP, TOP, out=above[part.start - top : part.stop - top], casting="same_kind")
-            yield rows, above[: rows.stop - top].reshape(-1, len(bias))
+
+        def fill(start: int, stop: int, out: NDArray[np.float32]) -> None:
+            """What is said of some rows."""
+            fine = bias
+            if level.above is not None:
+                trunk = _trunk(self.levels[coarser], fields[coarser], slice(start // 2, (stop + 1) // 2))
+                weights, own = level.above
+                fine = _finer(trunk, (weights, own + bias.repeat(4)), slice(start, stop), width)
+            np.clip(fine, -TOP, TOP, out=out, casting="same_kind")
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for top in range(0, height, STRIPE * STRIPES):
+                rows = slice(top, min(top + STRIPE * STRIPES, height))
+                parts = [(start, min(start + CHUNK, rows.stop)) for start in range(top, rows.stop, CHUNK)]
+                for done in [pool.submit(fill, *part, above[part[0] - top : part[1] - top]) for part in parts]:
+                    done.result()
+                yield rows, above[: rows.stop - top].reshape(-1, len(bias))
 
     def _encode_block(
         self, encoder: Any, level: _Level, values: Exact, above: NDArray[np.float32], waves: _Wavefronts
@@ -275,7 +300,10 @@ class RateModel:
     ) -> Ints:
         padded = waves.pad(np.zeros(shape))
         flat = padded.reshape(shape[0], -1)
-        for wave in waves:
+        if native.available():
+            tables = self.bounds, self.shift, _BITS
+            decoder.values(flat, waves.ends, waves.places, waves.offsets, above, waves.cells, level.parts, tables)
+        for wave in () if native.available() else waves:
             centre, row = level.symbols(padded, waves, wave, above)
             symbol = decoder.decode(_SYMBOLS, self.table.take(row, axis=0))
             value = symbol.astype(np.int64)
@@ -316,26 +344,28 @@ def _decode_escape(decoder: Any) -> int:
 
 
 class _Wavefronts:
-    """The order in which a block's cells are coded: slices of `cells`, one per wavefront, none empty."""
+    """The order in which a block's cells are coded: slices of `cells`, one per wavefront, none empty.
+
+    They lie between `ends`, of which the first is 0.
+    """
 
     def __init__(self, height: int, width: int, coded: NDArray[np.bool_] | None = None) -> None:
         self.height, self.width = height, width
         self.stripes = -(-height // STRIPE)
         self.line = width + 4  # a padded row: two zeros at either end
-        y, x = np.divmod(np.arange(height * width), width)
+        y = np.arange(height)
         stripe, row = np.divmod(y, STRIPE)
-        front = x + 2 * row
-        self.cells = np.argsort(front, kind="stable")  # row-major within a wavefront: by stripe, then row
+        x = np.arange(width + 2 * int(row.max()))[:, None] - 2 * row  # of a wavefront in each row, (wavefronts, height)
+        inside = (x >= 0) & (x < width)
         if coded is not None:
-            self.cells = self.cells[coded.ravel()[self.cells]]
-        bounds = np.searchsorted(front[self.cells], np.arange(int(front.max()) + 2))
-        self.slices = [slice(a, b) for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True) if a < b]
-        places = (stripe * (STRIPE + 2) + row + 2) * self.line + x + 2
-        self.places = places[self.cells]  # of cells in the padded array
+            inside &= coded[y, x.clip(0, width - 1)]
+        self.cells = (y * width + x)[inside]  # by wavefront, and in each by stripe, then row
+        self.ends = np.unique(np.concatenate([[0], inside.sum(1).cumsum()]))
+        self.places = ((stripe * (STRIPE + 2) + row + 2) * self.line + x + 2)[inside]  # of cells in the padded array
         self.offsets = np.array([dy * self.line + dx for dy, dx in CAUSAL])
 
     def __iter__(self) -> Iterator[slice]:
-        return iter(self.slices)
+        return (slice(a, b) for a, b in pairwise(self.ends.tolist()))
 
     def pad(self, values: Exact) -> Exact:
         """Values (channels, height, width) with two rows of zeros above each stripe and two columns at either end."""

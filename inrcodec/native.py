@@ -18,6 +18,7 @@ except ImportError:
     _kernels = None  # type: ignore[assignment]
 
 __all__ = [
+    "Decoder",
     "Descent",
     "Rate",
     "Restored",
@@ -138,6 +139,45 @@ def symbols(
     mean, row = (np.empty(len(places) * len(padded), np.int64) for _ in range(2))
     _kernels.symbols(padded, places, offsets, above, cells, parts, mean, row)
     return mean, row
+
+
+@dataclass(eq=False)
+class Decoder:
+    """`entropy`'s range decoder."""
+
+    words: NDArray[np.int64]  # of 32 bits
+    state: NDArray[np.int64]  # how many of them are read, range and offset: 64 bits each
+
+    @classmethod
+    def of(cls, words: NDArray[np.uint32]) -> Decoder:
+        """At the first of the words."""
+        first, second = (int(word) for word in np.append(words, np.zeros(2, np.uint32))[:2])
+        state = np.array([min(len(words), 2), 2**64 - 1, first << 32 | second], np.uint64)
+        return cls(words.astype(np.int64), state.view(np.int64))
+
+    def values(
+        self,
+        padded: NDArray[np.float64],
+        ends: NDArray[np.int64],
+        places: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        above: Floats,
+        cells: NDArray[np.int64],
+        parts: tuple[NDArray[np.float64], ...],
+        tables: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]],
+    ) -> None:
+        """Write values to padded (channels, size): those of the cells of a block. ValueError if there are none.
+
+        All is as in `symbols`, for cells of wavefronts that begin and end at `ends`. tables: bounds of the symbols
+        (rows, symbols + 1), low bits of each row, bounds of how many bits an escape has.
+        """
+        if not _kernels.decode(self.state, self.words, padded, ends, places, offsets, above, cells, parts, *tables):
+            raise ValueError("words that nothing is coded as")
+
+    def maybe_exhausted(self) -> bool:
+        """Whether nothing but the end may follow: constriction's."""
+        at, extent, offset = self.state.view(np.uint64).tolist()
+        return bool(at == len(self.words) and (extent == 2**64 - 1 or offset < 2**33 - 1))
 
 
 @dataclass(frozen=True, eq=False)

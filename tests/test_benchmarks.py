@@ -96,3 +96,9 @@ def test_sparsity_compares_equal_numbers_of_weights(
     narrow, wide, pruned = rows(table)
     assert narrow["weights"] == pruned["weights"] < wide["weights"]
     assert all(0 < float(row["J_Q30"]) < 1000 for row in (narrow, wide, pruned))
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--trained", "--rate", "1e-9"])
+    sparsity.main()
+    bundled, *trained = rows(table)
+    assert bundled["weights"] == narrow["weights"] == trained[2]["weights"]
+    assert bundled["J_Q30"] == trained[0]["J_Q30"]
+    assert float(trained[1]["J_Q30"]) == pytest.approx(float(bundled["J_Q30"]), rel=1e-3)  # what is new has no say

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from inrcodec import native
 from inrcodec.entropy import ESCAPE, REACH, TABLE_SUM, RateModel, decode_deltas, encode_deltas
 from inrcodec.errors import PriorError, SinrError
 from inrcodec.lattice import field_shapes
@@ -50,6 +51,41 @@ def test_cells_that_are_passed_over_cost_nothing_and_are_zero(model: RateModel) 
     assert model.encode(fields, 77, everywhere) == model.encode(fields, 77)
     nowhere = [~mask for mask in everywhere]
     assert model.encode([z * 0 for z in fields], 77, nowhere) == [b""] * len(fields)
+
+
+def test_what_is_compiled_takes_and_refuses_the_same_streams(model: RateModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams as they are, with a bit flipped, cut short, with bytes more, and of bytes drawn at random."""
+    if not native.available():
+        pytest.skip("there was no C compiler when the package was installed")
+
+    def decoded(streams: list[bytes], shapes: list[tuple[int, int, int]]) -> bytes | str:
+        try:
+            return b"".join(z.tobytes() for z in model.decode(streams, shapes, 50))
+        except SinrError as error:
+            return str(error).split("(")[0]
+
+    rng, kinds = np.random.default_rng(7), set[type]()
+    for trial in range(200):
+        shapes = field_shapes(1 + trial % 11, 1 + trial % 7, CHANNELS)
+        spread = [0.1, 1, 40, 3000][trial % 4]
+        fields = [np.rint(rng.laplace(0, spread, s)).clip(-32767, 32767).astype(np.int32) for s in shapes]
+        streams = [bytearray(stream) for stream in model.encode(fields, 50)]
+        chosen = streams[int(rng.integers(len(streams)))]
+        match trial // 4 % 5:
+            case 1 if chosen:
+                chosen[rng.integers(len(chosen))] ^= 1 << rng.integers(8)
+            case 2:
+                del chosen[rng.integers(len(chosen) + 1) :]
+            case 3:
+                chosen += rng.bytes(int(rng.integers(1, 9)))
+            case 4:
+                chosen[:] = rng.bytes(int(rng.integers(30)))
+        found = decoded([bytes(stream) for stream in streams], shapes)
+        with monkeypatch.context() as plain:
+            plain.setattr(native, "_kernels", None)
+            assert decoded([bytes(stream) for stream in streams], shapes) == found
+        kinds.add(type(found))
+    assert kinds == {bytes, str}
 
 
 def test_blocks_of_stripes_are_independent_of_the_size_of_the_picture(model: RateModel) -> None:

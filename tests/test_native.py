@@ -1,5 +1,7 @@
 """What is compiled says what PyTorch says, and refuses arrays that it could not read safely."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -231,3 +233,31 @@ def test_cells_outside_of_their_arrays_are_refused() -> None:
     for at, which in ((np.array([10, 29]), cells), (places + 12, cells), (places, cells + 1), (places, cells - 1)):
         with pytest.raises(ValueError, match="outside"):
             native.symbols(padded, at, offsets, above, which, parts)
+
+
+def test_a_decoder_writes_the_values_of_cells_that_lie_in_their_arrays() -> None:
+    padded, above = np.zeros((1, 30)), np.zeros((4, 8), np.float32)
+    most = np.array([0, 1.0])  # rows of the table 0..15, 16..31
+    parts = (np.zeros((11, 8)), np.zeros((8, 5)), np.zeros(5), np.zeros((5, 2)), np.array([0, 1.0]), np.zeros(2), most)
+    offsets, places, cells, ends = np.arange(-11, 0), np.array([11, 29]), np.array([0, 3]), np.array([0, 1, 2])
+    bounds = np.tile(np.array([0, 1 << 22, 1 << 23, 3 << 22, 1 << 24], np.int32), (32, 1))  # of 4 symbols, alike
+    tables = bounds, np.zeros(32, np.int64), np.array([0, 1 << 24], np.int32)
+    decoder = native.Decoder.of(np.array([(2 << 30) + (1 << 28)], np.uint32))  # symbol 2, then symbol 1
+    decoder.values(padded, ends, places, offsets, above, cells, parts, tables)
+    assert padded.nonzero()[1].tolist() == [11] and padded[0, 11] == 1  # the symbol less one, and less one again
+    assert decoder.maybe_exhausted()
+    with pytest.raises(ValueError, match="nothing"):
+        native.Decoder.of(np.full(2, 2**32 - 1, np.uint32)).values(
+            padded, ends, places, offsets, above, cells, parts, tables
+        )
+    refused: list[tuple[tuple[Any, ...], str]] = [
+        ((padded, ends, places + 12, offsets, above, cells, parts, tables), "outside"),
+        ((padded, ends, places, offsets, above, cells + 1, parts, tables), "outside"),
+        ((padded, ends + 1, places, offsets, above, cells, parts, tables), "follow"),
+        ((padded, ends[::-1].copy(), places, offsets, above, cells, parts, tables), "follow"),
+        ((padded, ends, places, offsets, above, cells, (*parts[:6], most + 1), tables), "rows"),
+        ((padded, ends, places, offsets, above, cells, parts, (*tables[:1], tables[1][:9], tables[2])), "expected"),
+    ]
+    for arguments, message in refused:
+        with pytest.raises(ValueError, match=message):
+            decoder.values(*arguments)

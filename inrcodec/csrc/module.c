@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arithmetic.h"
+#include "decoder.h"
 
 static const Arithmetic *own = &arithmetic; /* of this CPU */
 
@@ -30,11 +30,11 @@ static PyObject *finished(Held *held, PyObject *result)
     return held->failed || result ? result : Py_BuildValue("");
 }
 
-/* An array of these sizes, -1 for any, of floats, doubles or int64 ('f', 'd' or 'l'). Rows are without gaps; `packed`:
+/* An array of these sizes, -1 for any, of floats, doubles, int64 or int32 ('f', 'd', 'l' or 'i'). Rows are without gaps; `packed`:
  * everything is. */
 static Planes array_of(char kind, Held *held, PyObject *object, int writable, int packed, int dims, const Py_ssize_t *sizes)
 {
-    const Py_ssize_t item = kind == 'f' ? 4 : 8;
+    const Py_ssize_t item = kind == 'f' || kind == 'i' ? 4 : 8;
     Planes found = {0};
     if (held->failed)
         return found;
@@ -523,47 +523,127 @@ static PyObject *round_softly(PyObject *module, PyObject *arguments)
     return finished(&held, NULL);
 }
 
+/* A level, of `entropy`'s tensors from `causal` on. */
+static Exact exact_of(Held *held, PyObject *tuple, Py_ssize_t C, Py_ssize_t H)
+{
+    Exact found = {(int)C, (int)H};
+    if (!held->failed && PyTuple_Size(tuple) != 7) {
+        PyErr_SetString(PyExc_ValueError, "expected 7 arrays");
+        held->failed = 1;
+    }
+    if (held->failed)
+        return found;
+    PyObject *part[7];
+    for (int i = 0; i < 7; i++)
+        part[i] = PyTuple_GetItem(tuple, i);
+    const Planes mid = array_of('d', held, part[1], 0, 1, SIZES(H, -1));
+    const Py_ssize_t M = mid.shape[1];
+    found.middle = (int)M;
+    found.causal = array_of('d', held, part[0], 0, 1, SIZES(TAPS * C, H)).at;
+    found.mid = mid.at;
+    found.mid_bias = array_of('d', held, part[2], 0, 1, SIZES(M)).at;
+    found.head = array_of('d', held, part[3], 0, 1, SIZES(M, 2 * C)).at;
+    found.head_bias = array_of('d', held, part[4], 0, 1, SIZES(2 * C)).at;
+    found.least = array_of('d', held, part[5], 0, 1, SIZES(2 * C)).at;
+    found.most = array_of('d', held, part[6], 0, 1, SIZES(2 * C)).at;
+    return found;
+}
+
+/* What `symbols_at` needs. */
+static double *exact_memory(Held *held, const Exact *model)
+{
+    Py_ssize_t units = (Py_ssize_t)(TAPS + 2) * model->channels + model->hidden + model->middle;
+    return memory(held, units * CELLS, sizeof(double));
+}
+
+/* Whether cells and their taps lie within padded planes of so many values, and within `all` cells. */
+static void check_cells(Held *held, Py_ssize_t n, const int64_t *places, const int64_t *offsets, const int64_t *cells,
+                        Py_ssize_t values, Py_ssize_t all)
+{
+    for (Py_ssize_t i = 0; !held->failed && i < n; i++) {
+        int inside = places[i] >= 0 && places[i] < values && cells[i] >= 0 && cells[i] < all;
+        for (int t = 0; t < TAPS; t++)
+            inside &= places[i] + offsets[t] >= 0 && places[i] + offsets[t] < values;
+        if (!inside) {
+            PyErr_SetString(PyExc_ValueError, "a cell lies outside of its arrays");
+            held->failed = 1;
+        }
+    }
+}
+
 static PyObject *symbols(PyObject *module, PyObject *arguments)
 {
     PyObject *padded_object, *places_object, *offsets_object, *above_object, *cells_object, *tuple, *mean_object, *row_object;
     if (!PyArg_ParseTuple(arguments, "OOOOOO!OO", &padded_object, &places_object, &offsets_object, &above_object, &cells_object,
                           &PyTuple_Type, &tuple, &mean_object, &row_object))
         return NULL;
-    if (PyTuple_Size(tuple) != 7) {
-        PyErr_SetString(PyExc_ValueError, "expected 7 arrays");
-        return NULL;
-    }
     Held held = {0};
-    PyObject *part[7];
-    for (int i = 0; i < 7; i++)
-        part[i] = PyTuple_GetItem(tuple, i);
     Planes padded = array_of('d', &held, padded_object, 0, 1, SIZES(-1, -1));
     Planes places = array_of('l', &held, places_object, 0, 1, SIZES(-1)), above = READ(above_object, -1, -1);
-    Planes mid = array_of('d', &held, part[1], 0, 1, SIZES(above.shape[1], -1));
-    Py_ssize_t C = padded.shape[0], H = above.shape[1], M = mid.shape[1], n = places.shape[0];
-    const int64_t *offsets = NUMBERS('l', offsets_object, TAPS), *cells = NUMBERS('l', cells_object, n), *at = places.at;
-    Exact model = {(int)C, (int)H, (int)M, NUMBERS('d', part[0], TAPS * C, H), mid.at};
-    model.mid_bias = NUMBERS('d', part[2], M);
-    model.head = NUMBERS('d', part[3], M, 2 * C);
-    model.head_bias = NUMBERS('d', part[4], 2 * C);
-    model.least = NUMBERS('d', part[5], 2 * C);
-    model.most = NUMBERS('d', part[6], 2 * C);
-    int64_t *mean = (int64_t *)array_of('l', &held, mean_object, 1, 1, SIZES(n * C)).at;
-    int64_t *row = (int64_t *)array_of('l', &held, row_object, 1, 1, SIZES(n * C)).at;
-    double *scratch = memory(&held, (TAPS * C + H + M + 2 * C) * CELLS, sizeof(double));
-    for (Py_ssize_t i = 0; !held.failed && i < n; i++)
-        for (int t = 0; t < TAPS; t++)
-            if (at[i] + offsets[t] < 0 || at[i] + offsets[t] >= padded.shape[1] || cells[i] < 0 || cells[i] >= above.shape[0]) {
-                PyErr_SetString(PyExc_ValueError, "a cell lies outside of its arrays");
-                held.failed = 1;
-                break;
-            }
+    Exact model = exact_of(&held, tuple, padded.shape[0], above.shape[1]);
+    Py_ssize_t n = places.shape[0];
+    const int64_t *offsets = NUMBERS('l', offsets_object, TAPS), *cells = NUMBERS('l', cells_object, n);
+    int64_t *mean = (int64_t *)array_of('l', &held, mean_object, 1, 1, SIZES(n * model.channels)).at;
+    int64_t *row = (int64_t *)array_of('l', &held, row_object, 1, 1, SIZES(n * model.channels)).at;
+    double *scratch = exact_memory(&held, &model);
+    check_cells(&held, n, places.at, offsets, cells, padded.shape[1], above.shape[0]);
     if (!held.failed) {
         Py_BEGIN_ALLOW_THREADS
-        own->symbols_at(&model, n, padded.at, padded.shape[1], at, offsets, above.at, cells, mean, row, scratch);
+        own->symbols_at(&model, n, padded.at, padded.shape[1], places.at, offsets, above.at, cells, mean, row, scratch);
         Py_END_ALLOW_THREADS
     }
     return finished(&held, NULL);
+}
+
+static PyObject *decode(PyObject *module, PyObject *arguments)
+{
+    PyObject *state_object, *words_object, *padded_object, *ends_object, *places_object, *offsets_object, *above_object,
+        *cells_object, *tuple, *bounds_object, *shifts_object, *bits_object;
+    if (!PyArg_ParseTuple(arguments, "OOOOOOOOO!OOO", &state_object, &words_object, &padded_object, &ends_object, &places_object,
+                          &offsets_object, &above_object, &cells_object, &PyTuple_Type, &tuple, &bounds_object, &shifts_object,
+                          &bits_object))
+        return NULL;
+    Held held = {0};
+    int64_t *state = (int64_t *)array_of('l', &held, state_object, 1, 1, SIZES(3)).at;
+    Planes words = array_of('l', &held, words_object, 0, 1, SIZES(-1));
+    Planes padded = array_of('d', &held, padded_object, 1, 1, SIZES(-1, -1));
+    Planes ends = array_of('l', &held, ends_object, 0, 1, SIZES(-1));
+    Planes places = array_of('l', &held, places_object, 0, 1, SIZES(-1)), above = READ(above_object, -1, -1);
+    Planes bounds = array_of('i', &held, bounds_object, 0, 1, SIZES(-1, -1));
+    Planes bits = array_of('i', &held, bits_object, 0, 1, SIZES(-1));
+    Exact model = exact_of(&held, tuple, padded.shape[0], above.shape[1]);
+    Py_ssize_t n = places.shape[0], waves = ends.shape[0] - 1, longest = 0;
+    Tables tables = {(int)bounds.shape[1] - 1, bounds.at, NUMBERS('l', shifts_object, bounds.shape[0]), (int)bits.shape[0] - 1,
+                     bits.at};
+    Block block = {waves, ends.at, places.at, NUMBERS('l', cells_object, n), NUMBERS('l', offsets_object, TAPS), above.at};
+    check_cells(&held, n, block.places, block.offsets, block.cells, padded.shape[1], above.shape[0]);
+    for (int c = model.channels; !held.failed && c < 2 * model.channels; c++)
+        if (!(model.least[c] >= 0 && 16 * (model.most[c] + 1) <= (double)bounds.shape[0])) {
+            PyErr_SetString(PyExc_ValueError, "a table with too few rows");
+            held.failed = 1;
+        }
+    for (Py_ssize_t i = 0; !held.failed && i <= waves; i++) {
+        const int64_t before = i ? block.ends[i - 1] : 0;
+        if (block.ends[i] < before || block.ends[i] > n || (i == 0 && block.ends[i])) {
+            PyErr_SetString(PyExc_ValueError, "wavefronts that do not follow each other");
+            held.failed = 1;
+        } else if (block.ends[i] - before > longest)
+            longest = block.ends[i] - before;
+    }
+    int64_t *found = memory(&held, 2 * longest * model.channels, sizeof(int64_t));
+    double *scratch = exact_memory(&held, &model);
+    int valid = 0;
+    if (!held.failed) {
+        Decoder decoder = {words.at, words.shape[0], state[0], (uint64_t)state[1], (uint64_t)state[2]};
+        Py_BEGIN_ALLOW_THREADS
+        valid = block_decoded(&decoder, own, &model, &tables, &block, (double *)padded.at, padded.shape[1], found,
+                              found + longest * model.channels, scratch);
+        Py_END_ALLOW_THREADS
+        state[0] = decoder.at;
+        state[1] = (int64_t)decoder.range;
+        state[2] = (int64_t)decoder.offset;
+    }
+    return finished(&held, held.failed ? NULL : PyBool_FromLong(valid));
 }
 
 static PyMethodDef methods[] = {
@@ -577,6 +657,8 @@ static PyMethodDef methods[] = {
      "rate(values, trunk, parts, mask, gradients, by_values or mean or bits, by_trunk or log_scale or None)"},
     {"round_softly", round_softly, METH_VARARGS, "round_softly(values, noise, temperature, rounded, slopes)"},
     {"symbols", symbols, METH_VARARGS, "symbols(padded, places, offsets, above, cells, parts, mean, row)"},
+    {"decode", decode, METH_VARARGS,
+     "decode(state, words, padded, ends, places, offsets, above, cells, parts, bounds, shifts, bounds of bits)"},
     {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to, or none)"},
     {"adam", adam, METH_VARARGS, "adam(state, gradient, unit, bits, rate, count)"},
     {NULL, NULL, 0, NULL},
