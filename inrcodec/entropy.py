@@ -79,6 +79,7 @@ np.lib.NumpyVersion(np.__version__)
 STRIPE = 64  # rows that share a context
 STRIPES = 8  # coded together
 CHUNK = 16  # rows whose contexts are computed at once
+RUN = 1 << 12  # symbols that are encoded at once, or a few more
 CAUSAL = tuple((-2, x) for x in (-2, -1, 0, 1, 2)) + tuple((-1, x) for x in (-2, -1, 0, 1)) + ((0, -2), (0, -1))
 AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 REACH = 15  # largest |symbol| that is no escape
@@ -282,18 +283,34 @@ class RateModel:
     ) -> None:
         padded = waves.pad(values)
         flat = values.reshape(len(values), -1)[:, waves.cells].T.astype(np.int64)  # (cells, channels)
-        for wave in waves:
-            centre, row = level.symbols(padded, waves, wave, above)
-            shift = self.shift[row]
-            low = flat[wave].ravel() - centre
-            high = low >> shift
-            escaped = np.abs(high) > REACH
-            encoder.encode(np.where(escaped, ESCAPE, high + REACH).astype(np.int32), _SYMBOLS, self.table[row])
-            if shift.any():
-                sizes = (1 << shift[shift > 0]).astype(np.int32)
-                encoder.encode((low[shift > 0] & (sizes - 1)).astype(np.int32), _LOW_BITS, sizes)
-            for value in high[escaped]:
-                _encode_escape(encoder, int(value))
+        if not flat.size:
+            return
+        # All cells at once, as all is known; but a wavefront at a time where the layers take memory for each cell.
+        parts = [slice(0, len(flat))] if native.available() else list(waves)
+        found = [level.symbols(padded, waves, part, above) for part in parts]
+        centre, row = (
+            (np.concatenate(each) for each in zip(*found, strict=True)) if found else np.zeros((2, 0), np.int64)
+        )
+        shift = self.shift[row]
+        low = flat.ravel() - centre
+        high = low >> shift
+        escaped = np.abs(high) > REACH
+        symbols = np.where(escaped, ESCAPE, high + REACH).astype(np.int32)
+        followed = escaped | (shift > 0)
+        start = 0
+        for stop in (waves.ends[1:] * len(values)).tolist():
+            ends = bool(followed[start:stop].any())
+            if not ends and stop < len(symbols) and stop - start < RUN:
+                continue  # nothing follows these symbols but the next wavefront's
+            encoder.encode(symbols[start:stop], _SYMBOLS, self.table[row[start:stop]])
+            if ends:
+                coarse = start + np.flatnonzero(shift[start:stop])
+                if coarse.size:
+                    sizes = (1 << shift[coarse]).astype(np.int32)
+                    encoder.encode((low[coarse] & (sizes - 1)).astype(np.int32), _LOW_BITS, sizes)
+                for value in high[start:stop][escaped[start:stop]]:
+                    _encode_escape(encoder, int(value))
+            start = stop
 
     def _decode_block(
         self, decoder: Any, level: _Level, shape: tuple[int, ...], above: NDArray[np.float32], waves: _Wavefronts
