@@ -1,16 +1,20 @@
 """The network behind the fields: pruned from a wider one, or dense from the start, at equal numbers of weights.
 
-    python benchmarks/sparsity.py photos/ --csv sparsity.csv
+    python benchmarks/sparsity.py photos/ --csv sparsity.csv [--trained --rate 5e-4]
 
 Crops are fitted with the bundled prior. At their rounded fields, networks with filters are trained from nothing: a wide
 one, which is then pruned by magnitude in rounds, as Meta-SparseINR does, and a narrow one, for as many steps in
 all. What counts is J per pixel of other crops after fits of their own with each network, values rounded.
+
+With `--trained`, both begin as the bundled network, the wide one with further units that have no say at first: which is
+better where it is used is seen then.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +35,8 @@ from inrcodec.synthesis import init_filters, synthesize
 from inrcodec.tile import FieldModel
 
 FRACTION = 0.2  # of the surviving weights, removed before each round but the last, which removes what is left to remove
-RATE = 2e-3  # of Adam, first step; falls along a line to a twentieth
 BATCH = 2  # crops
+SIREN_WEIGHT = re.compile(r"siren\.\d+\.weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +73,15 @@ def cost(model: FieldModel, given: Given) -> float:
 
 @dataclass(eq=False)
 class Student:
-    """A network with a filter that learns from nothing at given fields."""
+    """A network with a filter that learns at given fields."""
 
     model: FieldModel  # whatever does not learn
     learnt: dict[str, Tensor]
     masks: dict[str, Tensor]
+    rate: float  # of Adam, first step; falls along a line to a twentieth
 
     @classmethod
-    def new(cls, model: FieldModel, widths: Sequence[int], seed: int) -> Student:
+    def new(cls, model: FieldModel, widths: Sequence[int], seed: int, rate: float) -> Student:
         """With random weights."""
         generator = torch.Generator().manual_seed(seed)
         weights = init_siren(sum(model.channels) + 2, widths, 3, model.omegas, generator)
@@ -85,7 +90,18 @@ class Student:
         weights |= {
             k: v for k, v in init_filters(model.channels, features, 1, generator).items() if k.startswith("filter.")
         }
-        return cls(model, weights | {"skip.weight": model.weights["skip.weight"].clone()}, masks)
+        return cls(model, weights | {"skip.weight": model.weights["skip.weight"].clone()}, masks, rate)
+
+    @classmethod
+    def grown(cls, model: FieldModel, widths: Sequence[int], seed: int, rate: float) -> Student:
+        """The model's own network, and as many units more as are missing, of which its own see nothing yet."""
+        student = cls.new(model, widths, seed, rate)
+        for name, weights in student.learnt.items():
+            own = model.weights[name]
+            if name.startswith("siren.") and own.ndim == 2:
+                weights[: len(own), own.shape[1] :] = 0
+            weights[tuple(map(slice, own.shape))] = own
+        return student
 
     def pruned_to(self, count: int) -> None:
         """Remove a fraction of the surviving weights, or fewer if so many are to survive."""
@@ -96,9 +112,9 @@ class Student:
     def train(self, data: Sequence[Given], steps: int, generator: torch.Generator) -> None:
         """Adam on the error at the fields, weighted so that qualities count about equally, as in `train_fields`."""
         leaves = {name: value.clone().requires_grad_() for name, value in apply_masks(self.learnt, self.masks).items()}
-        adam = torch.optim.Adam(leaves.values(), RATE)
+        adam = torch.optim.Adam(leaves.values(), self.rate)
         for step in range(steps):
-            adam.param_groups[0]["lr"] = RATE * (1 - 0.95 * step / steps)
+            adam.param_groups[0]["lr"] = self.rate * (1 - 0.95 * step / steps)
             weights: Mapping[str, Tensor] = self.model.weights | apply_masks(leaves, self.masks)
             loss = torch.zeros(())
             for at in torch.randint(len(data), (BATCH,), generator=generator).tolist():
@@ -127,6 +143,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of training")
     parser.add_argument("--narrow", type=int, nargs=2, default=[32, 32])
     parser.add_argument("--wide", type=int, nargs=2, default=[64, 64])
+    parser.add_argument("--rate", type=float, default=2e-3, help="of Adam, first step")
+    parser.add_argument("--trained", action="store_true", help="begin with the bundled network")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--csv", type=Path, help="file to write the rows to, too")
     arguments = parser.parse_args()
@@ -151,12 +169,15 @@ def main() -> None:
             f"{value!s:>24}" for value in ("network", "seed", "weights", *(f"J, Q{q:g}" for q in arguments.qualities))
         )
     )
+    begin = Student.grown if arguments.trained else Student.new
+    if arguments.trained:
+        measure("bundled", 0, model, sum(w.numel() for k, w in model.weights.items() if SIREN_WEIGHT.fullmatch(k)))
     for seed in arguments.seeds:
-        narrow = Student.new(model, arguments.narrow, seed)
+        narrow = begin(model, arguments.narrow, seed, arguments.rate)
         count = count_surviving(narrow.masks)[0]
         narrow.train(data, arguments.steps, torch.Generator().manual_seed(seed))
         measure("dense, narrow", seed, narrow.done(), count)
-        wide, generator = Student.new(model, arguments.wide, seed), torch.Generator().manual_seed(seed)
+        wide, generator = begin(model, arguments.wide, seed, arguments.rate), torch.Generator().manual_seed(seed)
         wide.train(data, arguments.steps // 2, generator)
         measure("dense, wide", seed, wide.done(), count_surviving(wide.masks)[0])
         rounds = int(np.ceil(np.log(count / count_surviving(wide.masks)[0]) / np.log(1 - FRACTION)))
