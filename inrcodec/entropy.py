@@ -288,9 +288,7 @@ class RateModel:
         # All cells at once, as all is known; but a wavefront at a time where the layers take memory for each cell.
         parts = [slice(0, len(flat))] if native.available() else list(waves)
         found = [level.symbols(padded, waves, part, above) for part in parts]
-        centre, row = (
-            (np.concatenate(each) for each in zip(*found, strict=True)) if found else np.zeros((2, 0), np.int64)
-        )
+        centre, row = (np.concatenate(each) for each in zip(*found, strict=True))
         shift = self.shift[row]
         low = flat.ravel() - centre
         high = low >> shift

@@ -206,6 +206,8 @@ def networks(fields: Prior, network: Prior) -> dict[str, Case]:
     ):
         cases[f"no {name}"] = with_prior(prior_file(fields, without=name)), "PriorError", name.removesuffix(".bias")
         cases[f"{name} of another shape"] = case(name.removesuffix(".bias"), {name: np.zeros((5, 5, 5), f[name].dtype)})
+    layers = {"detail.mid": np.zeros((45, 5, 3, 3), np.float32), "detail.mid_bias": np.zeros(45, np.float32)}
+    cases["a filter of too many layers"] = case("detail.mid", layers)
     return cases
 
 
