@@ -94,6 +94,7 @@ def fields(folder):
 torch.set_num_threads(1)
 folder, train, moments = Path(sys.argv[1]), globals()[sys.argv[2]], int(sys.argv[3])
 import inrcodec.train, inrcodec.train_fields
+import torch._dynamo  # late otherwise; and a Ctrl-C while its classes are made is Python's RuntimeError, not ours
 rng, killed, stopped = random.Random(0), 0, [folder / "stopped0"]
 while killed < moments:
     ready, starts = os.pipe()

@@ -25,7 +25,7 @@ from inrcodec.cli import app
 from inrcodec.errors import LimitError, PriorError
 from inrcodec.image import MAX_TEXT, Picture, exif_texts
 from inrcodec.options import DecodeOptions, EncodeOptions
-from inrcodec.prior import Prior
+from inrcodec.prior import Prior, save_prior
 
 HOSTILE = "</script><script>window.hacked=1</script>\"'><img src=x onerror=hacked=2>&amp;{{script}}"
 in_chromium = pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium is installed")
@@ -127,6 +127,28 @@ def test_samples_on_the_screen_are_those_of_decode(browser: chromium.Chromium, t
         height, width, _ = picture.pixels.shape
         assert agreement(middle(drawn, height, width), on_checkerboard(picture, drawn)) >= 0.99
         double_click(browser)
+
+
+@in_chromium
+@pytest.mark.parametrize("layers", [2, 3])
+def test_filters_of_several_layers_are_drawn_as_decoded(
+    browser: chromium.Chromium, tmp_path: Path, field_prior: Prior, layers: int
+) -> None:
+    kernels, biases = field_prior.tensors["detail.mid"], field_prior.tensors["detail.mid_bias"]
+    features = kernels.shape[1]
+    mids = {
+        "detail.mid": np.concatenate([kernels, kernels])[: layers * features],
+        "detail.mid_bias": np.concatenate([biases, biases])[: layers * features],
+    }
+    tensors = {**field_prior.tensors, **mids}
+    prior = save_prior(tmp_path / "deep.safetensors", "deep", field_prior.architecture, tensors)
+    pixels = np.random.default_rng(layers).integers(0, 256, (34, 58, 3), np.uint8)
+    data = codec.encode(Picture(pixels), EncodeOptions(steps=0), prior=prior).data
+    show(browser, tmp_path, viewer.page(data, "deep", prior=prior))
+    browser.press("1")
+    double_click(browser)
+    finer = codec.decode(data, DecodeOptions(scale=2), prior=prior).pixels
+    assert agreement(middle(canvas(browser), 68, 116), finer) >= 0.99
 
 
 @in_chromium
