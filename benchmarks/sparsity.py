@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,6 @@ from inrcodec.tile import FieldModel
 
 FRACTION = 0.2  # of the surviving weights, removed before each round but the last, which removes what is left to remove
 BATCH = 2  # crops
-SIREN_WEIGHT = re.compile(r"siren\.\d+\.weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +169,8 @@ def main() -> None:
     )
     begin = Student.grown if arguments.trained else Student.new
     if arguments.trained:
-        measure("bundled", 0, model, sum(w.numel() for k, w in model.weights.items() if SIREN_WEIGHT.fullmatch(k)))
+        own = {name: part for name, part in model.weights.items() if name.startswith("siren.")}
+        measure("bundled", 0, model, count_surviving(full_masks(own))[0])
     for seed in arguments.seeds:
         narrow = begin(model, arguments.narrow, seed, arguments.rate)
         count = count_surviving(narrow.masks)[0]

@@ -318,7 +318,19 @@ class RateModel:
         if native.available():
             tables = self.bounds, self.shift, _BITS
             decoder.values(flat, waves.ends, waves.places, waves.offsets, above, waves.cells, level.parts, tables)
-        for wave in () if native.available() else waves:
+        else:
+            self._decode_waves(decoder, level, padded, above, waves)
+        found = waves.crop(padded).astype(np.int64)
+        if np.abs(found).max() > MAX_VALUE:
+            raise SinrError(f"a field value is beyond +-{MAX_VALUE}")
+        return found
+
+    def _decode_waves(
+        self, decoder: Any, level: _Level, padded: Exact, above: NDArray[np.float32], waves: _Wavefronts
+    ) -> None:
+        """Write the values of a block's cells to `padded`, a wavefront at a time."""
+        flat = padded.reshape(len(padded), -1)
+        for wave in waves:
             centre, row = level.symbols(padded, waves, wave, above)
             symbol = decoder.decode(_SYMBOLS, self.table.take(row, axis=0))
             value = symbol.astype(np.int64)
@@ -334,11 +346,7 @@ class RateModel:
                 value <<= shift
                 value[shift > 0] += low
             value += centre
-            flat[:, waves.places[wave]] = value.reshape(-1, shape[0]).T
-        found = waves.crop(padded).astype(np.int64)
-        if np.abs(found).max() > MAX_VALUE:
-            raise SinrError(f"a field value is beyond +-{MAX_VALUE}")
-        return found
+            flat[:, waves.places[wave]] = value.reshape(-1, len(padded)).T
 
 
 def _encode_escape(encoder: Any, value: int) -> None:
