@@ -30,7 +30,7 @@ from inrcodec.options import conditioning, lagrangian, quality_index
 from inrcodec.prior import find_prior
 from inrcodec.prune import apply_masks, count_surviving, full_masks, prune
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import init_filters, synthesize
+from inrcodec.synthesis import init_filter, synthesize
 from inrcodec.tile import FieldModel
 
 FRACTION = 0.2  # of the surviving weights, removed before each round but the last, which removes what is left to remove
@@ -84,10 +84,8 @@ class Student:
         generator = torch.Generator().manual_seed(seed)
         weights = init_siren(sum(model.channels) + 2, widths, 3, model.omegas, generator)
         masks = full_masks(weights)
-        features = len(model.weights["filter.in"])
-        weights |= {
-            k: v for k, v in init_filters(model.channels, features, 1, generator).items() if k.startswith("filter.")
-        }
+        features, seen = model.weights["filter.in"].shape[:2]
+        weights |= init_filter("filter", seen, features, 3, generator)
         return cls(model, weights | {"skip.weight": model.weights["skip.weight"].clone()}, masks, rate)
 
     @classmethod

@@ -5,7 +5,7 @@ A file is one picture: a header, one entropy-coded payload per parameter group, 
     field              type      value
     magic              4 bytes   53 49 4E 52, "SINR"
     version            u8        1
-    flags              u8        bit 0: self-contained; bit 1: with opacity; bit 2: wide; bits 3..7 must be 0
+    flags              u8        bit 0: self-contained; 1: with opacity; 2: wide; 3: post-filtered; 4..7 must be 0
     colour             u8        0 RGB, 1 grey (the mean of the three decoded channels); others illegal
     bit depth          u8        8 or 16 bits per sample; others illegal
     quality index      u8        0..255; lambda = 2 ** (11.6 - 8 * index / 255), squared 8-bit error per bit
@@ -31,6 +31,9 @@ Spacing. In a wide file the cells of the finest field are 2 pixels apart, else 1
 network and filters say of pixels is of cells then, ceil(height / spacing) rows of ceil(width / spacing); the last ones
 may reach beyond the picture, which at a position p in pixels is what they say at p / spacing. The quality index, too,
 is that of the picture of cells. Priors without fields have no wide files.
+
+Post-filter. If flag bit 3 is set, the post-filter of the prior has a say in the picture (see `render`). A prior that
+has none has no such files.
 
 Groups. The prior says what group k means and how to decode it (see `codec` and `entropy`). A decoder reads
 zeros past the end of a payload, so a payload does not end in a zero byte: the writer drops them and a reader
@@ -78,7 +81,7 @@ __all__ = ["Colour", "Limits", "SinrFile", "pack", "read_file", "unpack", "unpac
 
 MAGIC = b"SINR"
 VERSION = 1
-SELF_CONTAINED, WITH_OPACITY, WIDE = 0x01, 0x02, 0x04  # the flags of version 1
+SELF_CONTAINED, WITH_OPACITY, WIDE, POST_FILTERED = 0x01, 0x02, 0x04, 0x08  # the flags of version 1
 BIT_DEPTHS = (8, 16)  # bits per sample
 PRIOR_ID_SIZE = 8  # bytes
 MAX_GROUPS = 64
@@ -131,6 +134,7 @@ class SinrFile:
     prior: bytes | None = None  # the prior's file, if this one is self-contained
     alpha: bytes | None = None  # the opacity's content, unless the picture is opaque
     spacing: int = 1  # pixels from one cell of the finest field to the next, 1 or 2
+    post: bool = False  # whether the prior's post-filter has a say
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -156,8 +160,8 @@ def pack(file: SinrFile) -> bytes:
     groups = [group.rstrip(b"\0") for group in file.groups]
     out = bytearray(MAGIC)
     out.append(VERSION)
-    wide = WIDE * (_in_range("spacing", file.spacing, 1, 2) == 2)
-    out.append(SELF_CONTAINED * (file.prior is not None) | WITH_OPACITY * (file.alpha is not None) | wide)
+    how = WIDE * (_in_range("spacing", file.spacing, 1, 2) == 2) | POST_FILTERED * file.post
+    out.append(SELF_CONTAINED * (file.prior is not None) | WITH_OPACITY * (file.alpha is not None) | how)
     out.append(_colour(file.colour))
     out.append(_bit_depth(file.bit_depth))
     out.append(_in_range("quality index", file.quality_index, 0, 255))
@@ -236,8 +240,8 @@ def _check_version(reader: _Reader) -> None:
 def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list[int]]:
     """Everything from after the version to the opacity: a file without groups, the flags and the group lengths."""
     flags = reader.u8("flags")
-    if flags & ~(SELF_CONTAINED | WITH_OPACITY | WIDE):
-        raise SinrError(f"flags: expected bits 3..7 to be 0, found {flags:#010b}")
+    if flags & ~(SELF_CONTAINED | WITH_OPACITY | WIDE | POST_FILTERED):
+        raise SinrError(f"flags: expected bits 4..7 to be 0, found {flags:#010b}")
     colour = _colour(reader.u8("colour"))
     bit_depth = _bit_depth(reader.u8("bit depth"))
     quality_index, asked_index = reader.u8("quality index"), reader.u8("asked index")
@@ -248,8 +252,10 @@ def _unpack_header(reader: _Reader, limits: Limits) -> tuple[SinrFile, int, list
     prior_id = reader.take(PRIOR_ID_SIZE, "prior id")
     count = _in_range("group count", reader.u8("group count"), 1, MAX_GROUPS)
     lengths = [reader.varint(f"length of group {index}") for index in range(count)]
-    spacing = 2 if flags & WIDE else 1
-    header = SinrFile(width, height, colour, bit_depth, quality_index, asked_index, prior_id, (), spacing=spacing)
+    spacing, post = 2 if flags & WIDE else 1, bool(flags & POST_FILTERED)
+    header = SinrFile(
+        width, height, colour, bit_depth, quality_index, asked_index, prior_id, (), spacing=spacing, post=post
+    )
     if flags & WITH_OPACITY:
         payload = reader.take(reader.varint("length of the opacity"), "opacity")
         alpha = _decompress("opacity", payload, header.alpha_size)

@@ -39,6 +39,7 @@ from inrcodec.options import (
     lagrangian,
     quality_index,
 )
+from inrcodec.postfilter import post_filter_pays
 from inrcodec.prior import Prior, find_prior, parse_prior, prior_by_id
 from inrcodec.render import Parameters, View, render
 from inrcodec.spacing import best_spacing, cell_index, cell_means
@@ -224,14 +225,24 @@ class _Encoder:
 
     def with_fields(self, index: int, fields: Fields, changes: Deltas) -> _Attempt:
         """A file of fields, and of changes of filter and rate model."""
-        streams = _rate_model(self.prior, changes).encode(fields, self.cell_index(index), self.coded)
-        return self._packed(index, [*pack_deltas(changes), *streams], fields, changes)
+        own, (rows, columns, _) = self.cell_index(index), self.cells.shape
+        streams = _rate_model(self.prior, changes).encode(fields, own, self.coded)
+        network = {**self.prior.tensors, **changed_filter(self.prior.tensors, changes.filter)}
+        shown = fields if self.coded is None else tuple(map(continued, fields, self.coded))
+        parameters = Parameters(rows, columns, conditioning(own), network, shown, spacing=self.spacing)
+        post = post_filter_pays(self.prior, parameters, self.pixels, self.seen)
+        return self._packed(index, [*pack_deltas(changes), *streams], fields, changes, post)
 
-    def _packed(self, index: int, groups: list[bytes], fields: Fields, changes: Deltas) -> _Attempt:
-        asked = self.asked(index)
-        own, spacing = self.cell_index(index), self.spacing
-        data = pack(replace(self.plain, quality_index=own, asked_index=asked, groups=tuple(groups), spacing=spacing))
-        return _Attempt(index, fields, changes, data, tuple(map(len, groups)))
+    def _packed(self, index: int, groups: list[bytes], fields: Fields, changes: Deltas, post: bool = False) -> _Attempt:
+        file = replace(
+            self.plain,
+            quality_index=self.cell_index(index),
+            asked_index=self.asked(index),
+            groups=tuple(groups),
+            spacing=self.spacing,
+            post=post,
+        )
+        return _Attempt(index, fields, changes, pack(file), tuple(map(len, groups)))
 
     def cut(self, above: _Attempt, below: _Attempt, row: int) -> _Attempt:
         """The rows of one fit down to a pixel's, and those of another, with the same deltas, from there on."""
@@ -426,6 +437,8 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
         raise SinrError(f"prior {prior.name} has {expected} parameter groups, found {len(file.groups)}")
     if file.spacing > 1 and not channels:
         raise SinrError(f"prior {prior.name} has no fields whose cells could be {file.spacing} pixels apart")
+    if file.post and not prior.post_filtered:
+        raise SinrError(f"prior {prior.name} has no post-filter, which the file asks for")
     network = {key: tensor for key, tensor in prior.tensors.items() if key.startswith("siren.")}
     alpha = None if file.alpha is None else unpack_alpha(file.alpha, file.height, file.width, file.bit_depth)
     fields: tuple[NDArray[np.int32], ...] = ()
@@ -451,7 +464,8 @@ def read_parameters(file: SinrFile, prior: Prior, *, partial: bool = False) -> P
             weight, bias = network[f"siren.{layer}.weight"].copy(), network[f"siren.{layer}.bias"]
             weight[mask] += values[: -len(mask)]
             network |= {f"siren.{layer}.weight": weight, f"siren.{layer}.bias": bias + values[-len(mask) :]}
-    return Parameters(*file.cells, conditioning(file.quality_index), network, fields, alpha, file.spacing)
+    q = conditioning(file.quality_index)
+    return Parameters(*file.cells, q, network, fields, alpha, file.spacing, file.post)
 
 
 def view_of(height: int, width: int, options: DecodeOptions) -> View:

@@ -23,6 +23,7 @@ Tensors that this module knows (others belong to the modules that use them):
                     filter.out_bias (3,): the filter of `render`; the bias in powers of q. It sees the first `planes`
                     channels. detail.*: likewise, with 12 for 3 in the output, and
     detail.mid      float32 (layers * features, features, 3, 3), detail.mid_bias (layers * features,): those in between
+    post.*          the post-filter, like detail.*, with 3 for 12 in the output; optional
 
 A layer has at most 1024 units and no number is beyond 10**6 (16 in field.*, so that exp is harmless):
 whatever a file holds, decoding stays finite, and a sample costs a bounded number of operations.
@@ -58,7 +59,7 @@ MAX_SIZE = MAX_CONTENT  # bytes of a prior file: what a self-contained file can 
 MAX_OMEGAS = 16  # sine layers
 MAX_CHANNELS = 16  # per level
 MAX_LEVELS = 12
-MAX_LAYERS = 8  # in between, of the filter for detail
+MAX_LAYERS = 8  # in between, of a filter that has such
 MAX_HEADER = 1 << 20  # bytes of the safetensors header, which is JSON: it takes fifty times as much once parsed
 MAX_WIDTH = 1024  # units per layer
 MAX_WEIGHT = 1e6
@@ -108,6 +109,11 @@ class Prior:
     def layers(self) -> int:
         """Linear maps of the SIREN, the read-out included."""
         return len(self.architecture.omegas) + 1
+
+    @property
+    def post_filtered(self) -> bool:
+        """Whether it has a post-filter."""
+        return bool(self.architecture.channels) and "post.in" in self.tensors
 
     def mask(self, layer: int) -> NDArray[np.bool_]:
         """Which weights of a layer survived pruning, shape (out, in)."""
@@ -211,7 +217,8 @@ def _field_shapes(
         return {}
     total = sum(channels)
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, out in (("filter", 3), ("detail", 12)):
+    filters = [("filter", 3), ("detail", 12)] + [("post", 3)] * ("post.in" in tensors)
+    for name, out in filters:
         kernel = tensors.get(f"{name}.in")
         if kernel is None or kernel.ndim != 4 or not 1 <= len(kernel) <= MAX_WIDTH:
             raise PriorError(f"{source}: a prior with fields needs {name}.in with 1..{MAX_WIDTH} features")
@@ -220,11 +227,11 @@ def _field_shapes(
             raise PriorError(f"{source}: the filters should see 3 values and 0..{total} planes, found {seen}")
         shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
         shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
-    features = len(tensors["detail.in"])
-    layers = min(max(1, len(np.atleast_1d(tensors.get("detail.mid", 0))) // features), MAX_LAYERS)
+        if name != "filter":
+            found = tensors.get(f"{name}.mid_bias")
+            layers = min(max(1, 0 if found is None else found.size // features), MAX_LAYERS)
+            shapes |= {f"{name}.mid": (layers * features, features, 3, 3), f"{name}.mid_bias": (layers * features,)}
     return shapes | {
-        "detail.mid": (layers * features, features, 3, 3),
-        "detail.mid_bias": (layers * features,),
         "field.gain": (total,),
         "field.slope": (total,),
         "field.kernel": (len(channels), 2),

@@ -7,15 +7,17 @@ This is the reference decoder. The function that is sampled is, for a real posit
 with the normalised coordinates only where the prior has them, and the interpolated
 lattice fields s_l, scaled by the gains for quality q, only where it has fields. Positions are in cells of the finest
 field, which are pixels or, in wide files, squares of 2x2; what is said of pixels below is of these. Its values are
-sRGB / 255 - 0.5. The restoration r of priors with fields comes from two filters of 3x3 layers at pixel centres: the
-first, of two, sees f without r, the second f with it; this one has layers in between that add to what they see. In
-between r is
+sRGB / 255 - 0.5. The restoration r of priors with fields comes from filters of 3x3 layers at pixel centres: the
+first, of two, sees f without r; the filter for detail and, where a file asks for it, the post-filter see f with the
+first one's R, and have layers in between that add to what they see. In between r is
 
     r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
                 + M(p) (1 - (cos(2 pi x') + cos(2 pi y')) / 2)
+                + P(p) max(0, cos(2 pi x')) max(0, cos(2 pi y'))
 
-with the first filter's R and the second's X, Y, D and M interpolated like a field of level 0, and (x', y') the
-offset from a pixel's centre: the second filter has no say there.
+with R, the X, Y, D and M of the filter for detail and the P of the post-filter interpolated like a field of level 0,
+and (x', y') the offset from a pixel's centre. There the filter for detail has no say; the post-filter has none where
+samples are twice as fine.
 
 An output sample is the value at its centre where samples are finer than pixels, and the mean over its area where
 they are coarser, so shrinking does not alias.
@@ -48,7 +50,8 @@ TILE = 256  # samples along the side of a tile
 CHUNK = 8192  # samples that go through the network at once: they stay in the cache
 BLOCK = 64  # pixels along the side of a block whose single positions are taken together
 MAX_SAMPLES = 1 << 28
-FILTER_REACH = 2  # pixels that the first filter looks around: two layers of 3x3
+FIRST_FILTER = "filter"  # which alone changes from picture to picture, and has no layers in between
+FILTER_REACH = 2  # pixels that it looks around
 
 Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
 Network = Callable[[Floats], Floats]  # inputs (in, N) to values (3, N)
@@ -65,6 +68,7 @@ class Parameters:
     fields: tuple[NDArray[np.int32], ...]  # (channels, rows, columns) per level, level 0 first, in steps
     alpha: NDArray[Any] | None = None  # opacity of each pixel, (rows, columns), uint8 or uint16
     spacing: int = 1  # pixels from one cell to the next
+    post: bool = False  # whether the post-filter has a say
 
 
 @dataclass(frozen=True)
@@ -83,16 +87,23 @@ class View:
             raise OptionError(f"an output has 1..{MAX_SAMPLES} samples, not {self.columns} x {self.rows}")
 
 
-def between(weights: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """The layers in between of a prior's second filter: kernels (features, features, 3, 3) and biases (features,)."""
-    kernels, biases = weights["detail.mid"], weights["detail.mid_bias"]
+def behind(parameters: Parameters) -> tuple[str, ...]:
+    """The filters of a picture that come after the first one."""
+    return ("detail", "post") if parameters.post else ("detail",)
+
+
+def between(weights: Mapping[str, Any], name: str) -> list[tuple[Any, Any]]:
+    """The layers in between of a prior's filter: kernels (features, features, 3, 3) and biases (features,)."""
+    if name == FIRST_FILTER:
+        return []
+    kernels, biases = weights[f"{name}.mid"], weights[f"{name}.mid_bias"]
     features = kernels.shape[1]
     return [(kernels[at : at + features], biases[at : at + features]) for at in range(0, len(kernels), features)]
 
 
-def detail_reach(weights: Mapping[str, Any]) -> int:
-    """Pixels that the second filter looks around: one for each of its layers of 3x3."""
-    return 2 + len(between(weights))
+def reach(weights: Mapping[str, Any], name: str) -> int:
+    """Pixels that a filter looks around: one for each of its layers of 3x3."""
+    return 2 + len(between(weights, name))
 
 
 def field_gains(prior: Prior, conditioning: float, dtype: type[np.floating[Any]] = np.float32) -> list[Floats]:
@@ -252,7 +263,9 @@ class _Function:
     ) -> None:
         self.architecture, self.dtype = prior.architecture, dtype
         changed = {**prior.tensors, **parameters.network}
-        self.filters = {k: v.astype(dtype) for k, v in changed.items() if k.startswith(("filter.", "detail."))}
+        self.behind = behind(parameters)
+        names = tuple(f"{name}." for name in (FIRST_FILTER, *self.behind))
+        self.filters = {k: v.astype(dtype) for k, v in changed.items() if k.startswith(names)}
         self.height, self.width = parameters.height, parameters.width
         self.kernels = [(float(b), float(c)) for b, c in prior.tensors.get("field.kernel", ())]
         self.fields, self.gains = parameters.fields, field_gains(prior, parameters.conditioning, dtype)
@@ -265,10 +278,11 @@ class _Function:
         if not self.kernels:
             return self._evaluated(self._inputs(ys, xs))
         if _are_centres(ys) and _are_centres(xs):
-            return self._restored(_pixels(ys), _pixels(xs))[0][:3]
+            picture, _, says = self._filtered_twice(_pixels(ys), _pixels(xs), self.behind[1:])
+            return sum(says, picture)
         rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0], self.dtype)
         columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0], self.dtype)
-        parts = (down @ self._detailed(rows, columns) @ across.T).reshape(5, 3, len(ys), len(xs))
+        parts = (down @ self._parts(rows, columns) @ across.T).reshape(-1, 3, len(ys), len(xs))
         samples = self._evaluated(self._inputs(ys, xs))
         samples += _between(parts, ys[:, None], xs)
         return samples
@@ -289,8 +303,8 @@ class _Function:
             first = np.maximum(0, np.floor(positions.min(0) - 1.5)).astype(int)  # pixel under the kernel, (x, y)
             last = np.minimum(np.floor(positions.max(0) + 1.5), [self.width - 1, self.height - 1]).astype(int)
             columns, rows = (slice(start, stop + 1) for start, stop in zip(first, last, strict=True))
-            parts = interpolate_at(self._detailed(rows, columns), positions - first, 0, *self.kernels[0])
-            samples += _between(parts.reshape(5, 3, -1), positions[:, 1], positions[:, 0])
+            parts = interpolate_at(self._parts(rows, columns), positions - first, 0, *self.kernels[0])
+            samples += _between(parts.reshape(-1, 3, len(positions)), positions[:, 1], positions[:, 0])
         return samples
 
     def _inputs(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Floats:
@@ -310,7 +324,7 @@ class _Function:
         """All layers of a filter, (in, H + 2 reach, W + 2 reach) -> (out, H, W)."""
         filters = self.filters
         hidden = convolve(seen, filters[f"{name}.in"], filters[f"{name}.in_bias"] @ self.powers, rectified=True)
-        for kernel, bias in between(filters) if name == "detail" else ():
+        for kernel, bias in between(filters, name):
             middle = convolve(hidden, kernel, bias, rectified=True)
             hidden = np.add(middle, hidden[:, 1:-1, 1:-1], out=middle)
         return convolve(hidden, filters[f"{name}.out"], filters[f"{name}.out_bias"])
@@ -322,28 +336,41 @@ class _Function:
         planes = self._inputs(np.arange(down.start, down.stop) + 0.5, np.arange(across.start, across.stop) + 0.5)
         extra = self.filters["filter.in"].shape[1] - 3
         seen = np.concatenate([self._evaluated(planes), planes[:extra]])
-        added = self._filtered("filter", np.pad(seen, ((0, 0), vertical, horizontal), mode="edge"))
-        picture = _inner(seen, rows.start - down.start, columns.start - across.start, added)
+        added = self._filtered(FIRST_FILTER, np.pad(seen, ((0, 0), vertical, horizontal), mode="edge"))
+        picture = seen[:, _inside(rows, down), _inside(columns, across)]
         picture[:3] += added
         return picture, added
 
-    def _detailed(self, rows: slice, columns: slice) -> Floats:
-        """R, X, Y, D and M at the centres of some pixels, (15, H, W)."""
-        around = detail_reach(self.filters)
+    def _filtered_twice(self, rows: slice, columns: slice, names: Sequence[str]) -> tuple[Floats, Floats, list[Floats]]:
+        """At the centres of some pixels: picture with R and R in it, (3, H, W), and what filters behind say of it."""
+        around = max((reach(self.filters, name) for name in names), default=0)
         down, vertical = _grown(rows, self.height, around)
         across, horizontal = _grown(columns, self.width, around)
         picture, added = self._restored(down, across)
-        detail = self._filtered("detail", np.pad(picture, ((0, 0), vertical, horizontal), mode="edge"))
-        added = _inner(added, rows.start - down.start, columns.start - across.start, detail)
-        return np.concatenate([added, detail])
+        padded = np.pad(picture, ((0, 0), vertical, horizontal), mode="edge")
+        says = []
+        for name in names:
+            spare = around - reach(self.filters, name)
+            within = slice(spare, -spare or None)
+            says.append(self._filtered(name, padded[:, within, within]))
+        inside = _inside(rows, down), _inside(columns, across)
+        return picture[:3, *inside], added[:, *inside], says
+
+    def _parts(self, rows: slice, columns: slice) -> Floats:
+        """R, X, Y, D, M and, if there is a post-filter, P at the centres of some pixels, (15 or 18, H, W)."""
+        _, added, says = self._filtered_twice(rows, columns, self.behind)
+        return np.concatenate([added, *says])
 
 
 def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDArray[np.float64]) -> NDArray[Any]:
-    """r from R, X, Y, D and M at positions, (5, ...) -> (...)."""
+    """r from R, X, Y, D, M and, if there is a post-filter, P at positions, (5 or 6, ...) -> (...)."""
     angles = [2 * np.pi * (axis - 0.5) for axis in (xs, ys)]
     x, y = (np.sin(angle).astype(parts.dtype) for angle in angles)
-    off = 1 - sum(0.5 * np.cos(angle).astype(parts.dtype) for angle in angles)
+    near_x, near_y = (np.cos(angle).astype(parts.dtype) for angle in angles)
+    off = 1 - (near_x + near_y) / 2
     found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y + parts[4] * off
+    for post in parts[5:]:
+        found += post * (np.maximum(near_x, 0) * np.maximum(near_y, 0))
     return found
 
 
@@ -363,9 +390,9 @@ def _grown(part: slice, size: int, reach: int) -> tuple[slice, tuple[int, int]]:
     return grown, (grown.start - start, stop - grown.stop)
 
 
-def _inner(values: Floats, top: int, left: int, like: Floats) -> Floats:
-    """The part of (C, H, W) that begins at (top, left) and has the sides of `like`."""
-    return values[:, top : top + like.shape[1], left : left + like.shape[2]]
+def _inside(part: slice, grown: slice) -> slice:
+    """Where in a grown part of an axis the part itself is."""
+    return slice(part.start - grown.start, part.stop - grown.start)
 
 
 def convolve(x: Floats, kernel: Floats, bias: Floats, rectified: bool = False) -> Floats:

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from inrcodec.lattice import cells, kernel
 from inrcodec.prior import Prior
-from inrcodec.render import FILTER_REACH, Network, Parameters, between, detail_reach, network_layers
+from inrcodec.render import FIRST_FILTER, Network, Parameters, between, network_layers, reach
 from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
@@ -124,15 +124,20 @@ def filtered(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) ->
     powers = torch.cat([torch.ones_like(conditioning), conditioning, conditioning**2], 1)  # (B, 3)
     bias = (powers @ weights[f"{name}.in_bias"].T)[:, :, None, None]
     hidden = torch.relu(functional.conv2d(seen.contiguous(memory_format=PACKED), weights[f"{name}.in"]) + bias)
-    for layer in between(weights) if name == "detail" else ():
+    for layer in between(weights, name):
         hidden = torch.relu(functional.conv2d(hidden, *layer)) + hidden[..., 1:-1, 1:-1]
     return functional.conv2d(hidden, weights[f"{name}.out"], weights[f"{name}.out_bias"])
 
 
+def _whole(weights: Weights, name: str, seen: Tensor, conditioning: Tensor) -> Tensor:
+    """What a filter says of a picture, (B, C, H, W) -> (B, out, H, W); beyond it its outermost pixels go on."""
+    padded = functional.pad(seen, (reach(weights, name),) * 4, mode="replicate")
+    return filtered(weights, name, padded, conditioning)
+
+
 def _restoration(weights: Weights, picture: Tensor, planes: Tensor, conditioning: Tensor) -> Tensor:
-    """What the first filter says at pixel centres; beyond the picture its outermost pixels go on."""
-    seen = torch.cat([picture, finest(weights, planes)], 1)
-    return filtered(weights, "filter", functional.pad(seen, (FILTER_REACH,) * 4, mode="replicate"), conditioning)
+    """What the first filter says at pixel centres."""
+    return _whole(weights, FIRST_FILTER, torch.cat([picture, finest(weights, planes)], 1), conditioning)
 
 
 def synthesize(weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]) -> Tensor:
@@ -154,46 +159,58 @@ def before_detail(
     weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """What `synthesize_finer` says without the filter for detail, and what that filter sees, (B, C, H, W)."""
+    seen, added = _before(weights, fields, conditioning, omegas)
+    between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
+    return between + upsample(haloed(added), 2, weights["field.kernel"][0]), seen
+
+
+def before_post(
+    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """What `synthesize` says, and what the post-filter sees, (B, C, H, W)."""
+    seen, _ = _before(weights, fields, conditioning, omegas)
+    return seen[:, :3], seen
+
+
+def _before(
+    weights: Weights, fields: Sequence[Tensor], conditioning: Tensor, omegas: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """What the filters behind the first one see at pixel centres, (B, C, H, W), and what that one has added to it."""
     planes = inputs(weights, fields, conditioning)
     values = network(weights, planes, conditioning, omegas)
     added = _restoration(weights, values, planes, conditioning)
-    between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
-    without = between + upsample(haloed(added), 2, weights["field.kernel"][0])
-    return without, torch.cat([values + added, finest(weights, planes)], 1)
+    return torch.cat([values + added, finest(weights, planes)], 1), added
+
+
+def post(weights: Weights, seen: Tensor, conditioning: Tensor) -> Tensor:
+    """What the post-filter adds at pixel centres, (B, 3, H, W)."""
+    return _whole(weights, "post", seen, conditioning)
 
 
 def detail(weights: Weights, seen: Tensor, conditioning: Tensor) -> Tensor:
     """What the filter for detail adds at twice as many centres per axis, (B, 3, 2 H, 2 W)."""
-    padded = functional.pad(seen, (detail_reach(weights),) * 4, mode="replicate")
-    parts = filtered(weights, "detail", padded, conditioning)
+    parts = _whole(weights, "detail", seen, conditioning)
     x, y, both, mean = upsample(haloed(parts), 2, weights["field.kernel"][0]).chunk(4, 1)
     sine = 2.0 * torch.arange(2, device=seen.device) - 1  # sin(2 pi x') at x' = -+1/4, where cos(2 pi x') = 0
     right, below = sine.repeat(seen.shape[3]), sine.repeat(seen.shape[2])[:, None]
     return mean + x * right + (y + both * right) * below
 
 
-def init_filters(channels: Sequence[int], width: int, layers: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Float weights of filters that add nothing yet; they see the two finest levels.
-
-    The one for detail has so many layers in between.
-    """
-    weights: dict[str, Tensor] = {}
-    seen = 3 + sum(channels[:2])
-    for name, out in (("filter", 3), ("detail", 12)):
-        uniform = 2 * torch.rand(width, seen, 3, 3, generator=generator) - 1
-        weights |= {
-            f"{name}.in": uniform / math.sqrt(9 * seen),
-            f"{name}.in_bias": torch.zeros(width, 3),
-            f"{name}.out": torch.zeros(out, width, 3, 3),
-            f"{name}.out_bias": torch.zeros(out),
-        }
-    return weights | init_between(width, layers, generator)
+def init_filter(name: str, seen: int, width: int, out: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Float weights of the first and the last layer of a filter that adds nothing yet."""
+    uniform = 2 * torch.rand(width, seen, 3, 3, generator=generator) - 1
+    return {
+        f"{name}.in": uniform / math.sqrt(9 * seen),
+        f"{name}.in_bias": torch.zeros(width, 3),
+        f"{name}.out": torch.zeros(out, width, 3, 3),
+        f"{name}.out_bias": torch.zeros(out),
+    }
 
 
-def init_between(width: int, layers: int, generator: torch.Generator) -> dict[str, Tensor]:
+def init_between(name: str, width: int, layers: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Float weights of layers in between that hardly change what they see."""
     uniform = 2 * torch.rand(layers * width, width, 3, 3, generator=generator) - 1
-    return {"detail.mid": 0.1 * uniform / math.sqrt(9 * width), "detail.mid_bias": torch.zeros(layers * width)}
+    return {f"{name}.mid": 0.1 * uniform / math.sqrt(9 * width), f"{name}.mid_bias": torch.zeros(layers * width)}
 
 
 def zero_fields(batch: int, height: int, width: int, channels: Sequence[int], device: torch.device) -> list[Tensor]:

@@ -28,6 +28,8 @@ Phase 7, detail: a set of batches of halved pictures is fitted once, and only th
 squared error of the x2 decode over what it would be without the filter, so that every picture counts the same. A step
 looks at a window of each picture of a batch, mirrored and transposed at random.
 
+Phase 8, post: likewise the post-filter, at pixel centres of pictures that are not halved.
+
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
 is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under `torchrun`
@@ -63,16 +65,26 @@ from inrcodec.objective import objective
 from inrcodec.options import Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
-from inrcodec.render import detail_reach
+from inrcodec.render import reach
 from inrcodec.rounding import by_trial
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import HALO, before_detail, detail, init_between, init_filters, synthesize, synthesize_finer
+from inrcodec.synthesis import (
+    HALO,
+    before_detail,
+    before_post,
+    detail,
+    init_between,
+    init_filter,
+    post,
+    synthesize,
+    synthesize_finer,
+)
 from inrcodec.tile import FieldModel
 from inrcodec.train import Progress, Tasks
 
 FORMAT = 3  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail")
+PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail", "post")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
@@ -85,8 +97,9 @@ SCHEDULE = ("fit.step", "fit.temperature")
 SLOPES = {f"{name}_slope": name for name in SCHEDULE}  # by q, of their logarithms
 SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
-LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phase 7
-WINDOW = 96  # pixels of a halved picture along the sides of a window in phase 7
+LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phases 7 and 8
+WINDOW = 96  # cells along the sides of a window in phases 7 and 8
+BEHIND = {"detail": (before_detail, detail), "post": (before_post, post)}  # without a filter behind the first, and it
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
@@ -105,6 +118,8 @@ class FieldOptions:
     middle: int = 16  # second layer
     filter: int = 48  # features of the filters
     detail_layers: int = 4  # in between, of the filter for detail
+    post_filter: int = 24  # features of the post-filter, which a prior has from phase 8 on
+    post_layers: int = 4  # in between
     features: int = 16  # what a level tells the next finer one
     analysis: int = 32  # features of the analysis network
     batch: int = 8  # pictures per step
@@ -124,7 +139,10 @@ class FieldOptions:
     detail_steps: int = 0  # of phase 7
     detail_batches: int = 100  # that are fitted for it
     detail_rate: float = 2e-3  # of Adam in phase 7; falls along a cosine
-    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3, 5 and 7
+    post_steps: int = 0  # of phase 8
+    post_batches: int = 100  # that are fitted for it
+    post_rate: float = 2e-3  # of Adam in phase 8; falls along a cosine
+    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3, 5, 7 and 8
     schedule: tuple[float, float, float, float] | None = None  # first and last step of fits, temperatures; None: as is
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
@@ -141,10 +159,13 @@ class FieldOptions:
             "fit_length",
             "slots",
             "detail_layers",
+            "post_filter",
+            "post_layers",
             "decoder_rounds",
             "decoder_batches",
             "coarse_batches",
             "detail_batches",
+            "post_batches",
             "log_every",
             "checkpoint_every",
         )
@@ -164,8 +185,7 @@ class FieldOptions:
 
     @property
     def _phases(self) -> tuple[int, ...]:
-        learnt = self.guess_steps, self.fit_steps, self.decoder_steps
-        return *learnt, self.coarse_steps, self.schedule_steps, self.analysis_steps, self.detail_steps
+        return tuple(getattr(self, f"{phase}_steps") for phase in PHASES)
 
     def phase(self, step: int) -> tuple[int, int]:
         """Which phase a step is in, and how many steps of it are before."""
@@ -233,7 +253,9 @@ def init_weights(options: FieldOptions) -> Weights:
     weights["field.gain"] = 0.5 * (UNIT * 2**7.6 / energy).log()
     weights["field.slope"] = torch.full((total,), 0.5 * 4.5 * math.log(2))  # lambda is 2 ** (7.6 + 4.5 q)
     weights["field.kernel"] = torch.tensor([[0.0, 0.5]] * len(options.channels))
-    weights |= init_filters(options.channels, options.filter, options.detail_layers, generator)
+    for filter_name, out in (("filter", 3), ("detail", 12)):
+        weights |= init_filter(filter_name, 3 + sum(options.channels[:2]), options.filter, out, generator)
+    weights |= init_between("detail", options.filter, options.detail_layers, generator)
     weights |= rate.init_rate(options.channels, options.hidden, options.middle, options.features, generator)
     return weights | init_analysis(options.channels, options.analysis, generator)
 
@@ -398,11 +420,15 @@ def _begin(options: FieldOptions, start: Prior | None) -> _State:
         weights |= {"fit.temperature": torch.tensor([hot, cold])}
         weights = {name: tensor for name, tensor in weights.items() if name not in SLOPES}
     weights |= {name: torch.zeros_like(weights[of]) for name, of in SLOPES.items() if name not in weights}
-    features = len(weights["detail.in"])
+    generator = torch.Generator().manual_seed(options.seed)
+    features, seen = weights["detail.in"].shape[:2]
     missing = options.detail_layers - len(weights["detail.mid"]) // features
     if missing > 0:
-        more = init_between(features, missing, torch.Generator().manual_seed(options.seed))
+        more = init_between("detail", features, missing, generator)
         weights |= {name: torch.cat([weights[name], part]) for name, part in more.items()}
+    if options.post_steps and "post.in" not in weights:
+        weights |= init_filter("post", seen, options.post_filter, 3, generator)
+        weights |= init_between("post", options.post_filter, options.post_layers, generator)
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
         options.omegas,
@@ -439,10 +465,10 @@ class _Learning:
         self.visit = Recorded(self._visit)
         self.follow = Recorded(self._follow)
         self.decode = Recorded(self._decode)
-        self.detail = Recorded(self._detail)
-        self.before_detail = dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]()
-        """Of phase 7's batches: what is missing in the x2 decode without detail, the mean of its squares, what the
-        filter sees, and q."""
+        self.behind = {name: Recorded(partial(self._behind, name)) for name in BEHIND}
+        self.before = dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]()
+        """Of the batches of phases 7 and 8: what is missing without the filter that learns, the mean of its squares,
+        what the filter sees, and q."""
         self.first = Recorded(self._first)
         self.slopes = Recorded(self._slopes)
         self.rates = Recorded(self._rates)
@@ -497,14 +523,14 @@ class _Learning:
         losses = weighted_error_and_bits(leaves, fields, batch, self.options, *finer)
         return losses.detach().sum(), _by_name((losses * emphasis(losses)).sum(), leaves, _decoding(leaves))
 
-    def _detail(
-        self, weights: Weights, missing: Tensor, squares: Tensor, seen: Tensor, q: Tensor
+    def _behind(
+        self, name: str, weights: Weights, missing: Tensor, squares: Tensor, seen: Tensor, q: Tensor
     ) -> tuple[Tensor, Weights]:
-        """Squared error of the x2 decode over what it is without detail, and its gradients by the filter for detail."""
-        names = [name for name in _trainable(weights) if name.startswith("detail.")]
+        """Squared error over what it is without a filter behind the first one, and its gradients by that filter."""
+        names = [key for key in _trainable(weights) if key.startswith(f"{name}.")]
         leaves = {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
-        error = detail(leaves, seen, q) - missing
-        loss = (_inner(weights, error).square().mean((1, 2, 3)) / (squares + LEAST_ERROR)).sum()
+        error = BEHIND[name][1](leaves, seen, q) - missing
+        loss = (_inner(weights, name, error).square().mean((1, 2, 3)) / (squares + LEAST_ERROR)).sum()
         return loss.detach(), _by_name(loss, leaves, names)
 
     def _slopes(self, weights: Weights, fields: list[Tensor], batch: Batch) -> list[Tensor]:
@@ -579,23 +605,24 @@ def _stepped(
         kinds = tuple(f"rate.{level}." for level in range(COARSE, len(options.channels)))
         names = [name for name in _decoding(weights) if name.startswith(kinds) and ".trunk" not in name]
         gradients = _by_name(loss, leaves, names)
-    elif phase == "detail":
-        key = f"detail {done % options.detail_batches}"
-        if key not in learning.before_detail:  # nothing that is before the filter changes
-            whole = drawn(step - done + done % options.detail_batches)
-            batch = whole.halved()
-            if done < options.detail_batches:
+    elif phase in BEHIND:
+        batches, steps, rate_of_phase = (getattr(options, f"{phase}_{what}") for what in ("batches", "steps", "rate"))
+        key = f"{phase} {done % batches}"
+        if key not in learning.before:  # nothing that is before the filter changes
+            whole = drawn(step - done + done % batches)
+            batch = whole.halved() if phase == "detail" else whole
+            if done < batches:
                 fields = _as_in_a_file(weights, batch, learning, generator)
                 pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
             fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
             with torch.no_grad():
-                without, seen = before_detail(weights, fields, batch.q, options.omegas)
+                without, seen = BEHIND[phase][0](weights, fields, batch.q, options.omegas)
             rest = whole.pictures - without
-            learning.before_detail[key] = rest, rest.square().mean((1, 2, 3)), seen, batch.q
-        rest, mean, seen, q = learning.before_detail[key]
+            learning.before[key] = rest, rest.square().mean((1, 2, 3)), seen, batch.q
+        rest, mean, seen, q = learning.before[key]
         missing, around = _window(rest, seen, step)
-        loss, gradients = learning.detail(weights, missing, mean, around, q)
-        pace = options.detail_rate * min(1.0, (done + 1) / 50) * _cosine(done / options.detail_steps)
+        loss, gradients = learning.behind[phase](weights, missing, mean, around, q)
+        pace = rate_of_phase * min(1.0, (done + 1) / 50) * _cosine(done / steps)
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
         done %= length
@@ -656,21 +683,23 @@ def _as_in_a_file(weights: Weights, batch: Batch, learning: _Learning, generator
 
 
 def _window(missing: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The same part of what is missing, (B, 3, 2 H, 2 W), and of what is seen, (B, C, H, W), turned in the same way."""
+    """The same part of what is missing, (B, 3, H, W) or twice as fine, and of what is seen, (B, C, H, W), turned so."""
     generator = torch.Generator().manual_seed(step)
     height, width = seen.shape[2:]
+    scale = missing.shape[2] // height
     top, left = (int(torch.randint(max(1, size - WINDOW + 1), (), generator=generator)) for size in (height, width))
-    finer = missing[:, :, 2 * top : 2 * (top + WINDOW), 2 * left : 2 * (left + WINDOW)]
+    finer = missing[:, :, scale * top : scale * (top + WINDOW), scale * left : scale * (left + WINDOW)]
     mirrored = [axis for axis in (2, 3) if torch.rand((), generator=generator) < 0.5]
     parts = [part.flip(mirrored) for part in (finer, seen[:, :, top : top + WINDOW, left : left + WINDOW])]
     finer, seen = (part.mT for part in parts) if torch.rand((), generator=generator) < 0.5 else parts
     return finer.contiguous(), seen.contiguous()
 
 
-def _inner(weights: Weights, samples: Tensor) -> Tensor:
-    """Of what the filter for detail says of a window, (B, 3, 2 H, 2 W), what does not depend on what is outside."""
-    margin = 2 * (detail_reach(weights) + HALO)
-    rows, columns = (slice(margin, size - margin) if size == 2 * WINDOW else slice(size) for size in samples.shape[2:])
+def _inner(weights: Weights, name: str, samples: Tensor) -> Tensor:
+    """Of what a filter says of a window, (B, 3, H, W) or twice as fine, what does not depend on what is outside."""
+    scale = 2 if name == "detail" else 1
+    margin, whole = scale * (reach(weights, name) + HALO), scale * WINDOW
+    rows, columns = (slice(margin, size - margin) if size == whole else slice(size) for size in samples.shape[2:])
     return samples[:, :, rows, columns]
 
 

@@ -14,7 +14,7 @@ from inrcodec.analysis import init_analysis
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.rate import init_rate, to_integers
 from inrcodec.siren import init_siren
-from inrcodec.synthesis import init_filters
+from inrcodec.synthesis import init_between, init_filter
 
 CHANNELS = (1, 2, 2)
 OMEGAS = (2.0, 1.0)
@@ -31,7 +31,9 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     weights["field.kernel"] = torch.tensor([[0.0, 0.5], [0.3, 0.4], [1.0, 0.1]])
     weights["fit.step"] = torch.tensor([[0.1, 0.02]] * len(CHANNELS))
     weights["fit.temperature"] = torch.tensor([0.25, 0.12])
-    weights |= init_filters(CHANNELS, 5, 2, generator)
+    for name, out in (("filter", 3), ("detail", 12)):
+        weights |= init_filter(name, 3 + sum(CHANNELS[:2]), 5, out, generator)
+    weights |= init_between("detail", 5, 2, generator)
     for name, out in (("filter", 3), ("detail", 12)):
         weights[f"{name}.out"] = torch.randn(out, 5, 3, 3, generator=generator) * 0.1
         weights[f"{name}.in_bias"] = torch.randn(5, 3, generator=generator) * 0.1
@@ -48,6 +50,16 @@ def make_field_prior(folder: Path) -> Prior:
     return save_prior(folder / "fields.safetensors", "fields", architecture, tensors)
 
 
+def make_post_prior(folder: Path) -> Prior:
+    """The prior of `make_field_prior` with a post-filter of 4 features."""
+    prior, generator = make_field_prior(folder), torch.Generator().manual_seed(2)
+    shapes = {"in": (4, 6, 3, 3), "in_bias": (4, 3), "mid": (8, 4, 3, 3), "mid_bias": (8,), "out": (3, 4, 3, 3)}
+    sizes = {"in": 0.2, "in_bias": 0.1, "mid": 0.2, "mid_bias": 0.1, "out": 0.1}
+    post = {f"post.{k}": (torch.randn(shape, generator=generator) * sizes[k]).numpy() for k, shape in shapes.items()}
+    tensors = {**prior.tensors, **post, "post.out_bias": np.full(3, 0.01, np.float32)}
+    return save_prior(folder / "post.safetensors", "post", prior.architecture, tensors)
+
+
 def make_network_prior(folder: Path) -> Prior:
     """A sparse prior of coordinates alone, half of whose hidden weights are pruned."""
     generator = torch.Generator().manual_seed(1)
@@ -61,6 +73,11 @@ def make_network_prior(folder: Path) -> Prior:
 @pytest.fixture(scope="session")
 def field_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return make_field_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture(scope="session")
+def post_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return make_post_prior(tmp_path_factory.mktemp("prior"))
 
 
 @pytest.fixture(scope="session")

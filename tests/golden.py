@@ -34,7 +34,8 @@ FOLDER = Path(__file__).parent / "data" / "v1"
 INDEX = FOLDER / "index.json"
 TINY = ("fields", "network")  # kinds of priors, with and without fields
 BUNDLED = ("photo", "sparse-siren")
-CARRIERS = {kind: f"{kind}.sinr" for kind in TINY + BUNDLED}  # self-contained files, by the kind of their prior
+POST = "post"  # the kind of one with a post-filter
+CARRIERS = {kind: f"{kind}.sinr" for kind in (*TINY, POST, *BUNDLED)}  # self-contained files, by the kind of their prior
 SIZES = ((1, 1), (1, 13), (9, 1), (6, 8), (67, 5), (130, 3))  # height, width
 QUALITIES = (1, 20, 40, 60, 80, 100)
 
@@ -118,13 +119,17 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
         options = EncodeOptions(quality, steps=3)
         return lambda: encode(picture, options, prior=prior, self_contained=self_contained).data
 
-    def built(groups: tuple[bytes, ...], spacing: int = 1, alpha: bytes | None = None) -> Callable[[], bytes]:
-        file = SinrFile(37, 22, Colour.RGB, 8, 100, 100, prior.id, groups, alpha=alpha, spacing=spacing)
+    def built(
+        groups: tuple[bytes, ...], spacing: int = 1, alpha: bytes | None = None, post: bool = False
+    ) -> Callable[[], bytes]:
+        file = SinrFile(37, 22, Colour.RGB, 8, 100, 100, prior.id, groups, alpha=alpha, spacing=spacing, post=post)
         return lambda: pack(file)
 
     def few(count: int) -> NDArray[np.int32]:
         return rng.integers(-2, 3, count, dtype=np.int32)
 
+    if kind == POST:
+        return {f"{kind}-filtered.sinr": built(numbers_of(prior, few), post=True)}
     grey = Picture(np.repeat(scene()[..., :1], 3, axis=2), grey=True)
     deep = Picture(grey.pixels * np.uint16(200), grey=True, alpha=grey.pixels[..., 0] * np.uint16(9))
     metadata = {"icc": b"a profile", "exif": b"II*\0\x08\0\0\0\0\0\0\0\0\0", "xmp": b"<x:xmpmeta/>"}
@@ -168,15 +173,19 @@ def record(name: str, kind: str, data: bytes, prior: Prior) -> dict[str, str]:
 
 def main() -> None:
     """Make what is missing."""
-    from conftest import make_field_prior, make_network_prior
+    from conftest import make_field_prior, make_network_prior, make_post_prior
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
-    makers: dict[str, Callable[[Path], Prior]] = {"fields": make_field_prior, "network": make_network_prior}
+    makers: dict[str, Callable[[Path], Prior]] = {
+        "fields": make_field_prior,
+        "network": make_network_prior,
+        POST: make_post_prior,
+    }
     for kind, carrier in CARRIERS.items():
         if carrier not in index:
             with TemporaryDirectory() as folder:
-                prior = makers[kind](Path(folder)) if kind in TINY else find_prior(kind)
+                prior = makers[kind](Path(folder)) if kind in makers else find_prior(kind)
             data = encode(Picture(scene()), EncodeOptions(steps=3), prior=prior, self_contained=True).data
             index[carrier] = record(carrier, kind, data, prior)
         prior = carried_prior(kind)

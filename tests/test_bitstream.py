@@ -37,6 +37,7 @@ FULL = dataclasses.replace(
 # 16 bits and opacity.
 CLEAR = dataclasses.replace(PLAIN, width=3, height=2, bit_depth=16, alpha=bytes(range(13)), metadata={"xmp": b"<x/>"})
 WIDE = dataclasses.replace(PLAIN, spacing=2)
+POST = dataclasses.replace(PLAIN, post=True)
 
 PREFIX = b"SINR\x01"
 FIELDS = b"\0\0\x08\x98\x93"  # flags, colour, bit depth, quality index, asked index
@@ -79,6 +80,11 @@ def test_a_file_without_chunks_is_these_bytes() -> None:
     assert pack(PLAIN) == sealed(BODY + b"\0")
 
 
+def test_a_post_filtered_file_differs_by_a_flag() -> None:
+    assert pack(POST)[:-4] == pack(PLAIN)[:5] + b"\x08" + pack(PLAIN)[6:-4]
+    assert unpack(pack(POST)) == POST != PLAIN
+
+
 def test_a_wide_file_differs_by_a_flag_and_has_a_fourth_of_the_cells() -> None:
     assert pack(WIDE)[:-4] == pack(PLAIN)[:5] + b"\x04" + pack(PLAIN)[6:-4]
     assert PLAIN.cells == (200, 300) and WIDE.cells == (100, 150)
@@ -94,7 +100,7 @@ def test_the_header_of_a_photo_takes_at_most_40_bytes() -> None:
     assert len(pack(file)) - sum(map(len, groups)) <= 40
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE], ids=["plain", "full", "clear", "wide"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE, POST], ids=["plain", "full", "clear", "wide", "post"])
 def test_unpack_inverts_pack(file: SinrFile) -> None:
     assert unpack(pack(file)) == file
 
@@ -135,7 +141,7 @@ def test_the_order_of_metadata_does_not_change_the_file() -> None:
     assert pack(dataclasses.replace(FULL, metadata=backwards)) == pack(FULL)
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE], ids=["plain", "full", "clear", "wide"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE, POST], ids=["plain", "full", "clear", "wide", "post"])
 def test_unpack_rejects_every_flipped_bit(file: SinrFile) -> None:
     data = pack(file)
     for position in range(8 * len(data)):
@@ -145,7 +151,7 @@ def test_unpack_rejects_every_flipped_bit(file: SinrFile) -> None:
             unpack(bytes(flipped))
 
 
-@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE], ids=["plain", "full", "clear", "wide"])
+@pytest.mark.parametrize("file", [PLAIN, FULL, CLEAR, WIDE, POST], ids=["plain", "full", "clear", "wide", "post"])
 def test_unpack_rejects_every_truncation_as_such(file: SinrFile) -> None:
     data = pack(file)
     for size in range(len(data)):
@@ -198,8 +204,8 @@ HOSTILE: dict[str, tuple[bytes, type[SinrError], str]] = {
     "version 0": (sealed(BODY + b"\0", prefix=b"SINR\0"), UnsupportedVersionError, "found 0"),
     "version 2": (sealed(BODY + b"\0", prefix=b"SINR\x02"), UnsupportedVersionError, "found 2"),
     "no body": (sealed(b""), TruncatedFileError, "flags"),
-    "reserved flag": (sealed(b"\x08" + BODY[1:] + b"\0"), SinrError, "bits 3..7"),
-    "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 3..7"),
+    "reserved flag": (sealed(b"\x10" + BODY[1:] + b"\0"), SinrError, "bits 4..7"),
+    "top flag": (sealed(b"\x80" + BODY[1:] + b"\0"), SinrError, "bits 4..7"),
     "unknown colour": (sealed(b"\0\x02\x08\x98" + BODY[4:] + b"\0"), SinrError, "colour"),
     "bit depth 0": (sealed(b"\0\0\0\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),
     "bit depth 12": (sealed(b"\0\0\x0c\x98" + BODY[4:] + b"\0"), SinrError, "bit depth"),

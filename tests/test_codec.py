@@ -304,3 +304,37 @@ def test_a_preview_of_a_file_that_is_cut_short_has_its_opacity(field_prior: Prio
     for part in (data, data[:-6]):
         found = decode(part, DecodeOptions(levels=2), prior=field_prior).alpha
         assert found is not None and np.array_equal(found, alpha)
+
+
+def test_a_post_filter_is_used_where_it_brings_the_picture_nearer(post_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    """One that only adds to all colours helps where too little is decoded, and harms where it is too much."""
+    tensors = {**post_prior.tensors, "post.out": np.zeros_like(post_prior.tensors["post.out"])}
+    for bias in (0.1, -0.1):
+        tensors["post.out_bias"] = np.full(3, bias, np.float32)
+        prior = replace(post_prior, tensors=tensors)
+        made = unpack(encode(picture_of(picture), EncodeOptions(steps=0), prior=prior).data)
+        errors = [
+            np.square(picture - decode(pack(replace(made, post=post)), prior=prior).pixels.astype(float)).sum()
+            for post in (False, True)
+        ]
+        assert made.post == (errors[1] < errors[0]) == (bias < 0)
+
+
+def test_what_is_not_seen_has_no_say_in_whether_there_is_a_post_filter(
+    post_prior: Prior, picture: NDArray[np.uint8]
+) -> None:
+    tensors = {**post_prior.tensors, "post.out": np.zeros_like(post_prior.tensors["post.out"])}
+    tensors["post.out_bias"] = np.full(3, 0.1, np.float32)
+    prior = replace(post_prior, tensors=tensors)
+    brighter = np.where(np.arange(37)[:, None] < 20, 0, 255).astype(np.uint8) + np.zeros_like(picture)
+    for dark in (True, False):
+        known = np.zeros((22, 37), bool) | ((np.arange(37) < 20) == dark)
+        file = unpack(encode(picture_of(brighter), EncodeOptions(steps=0), prior=prior, known=known).data)
+        assert file.post != dark
+
+
+def test_a_file_that_asks_for_a_post_filter_needs_one(field_prior: Prior, picture: NDArray[np.uint8]) -> None:
+    file = unpack(encode(picture_of(picture), EncodeOptions(steps=0), prior=field_prior).data)
+    assert not file.post
+    with pytest.raises(SinrError, match="no post-filter"):
+        decode(pack(replace(file, post=True)), prior=field_prior)

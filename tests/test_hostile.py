@@ -26,7 +26,7 @@ from inrcodec.codec import decode
 from inrcodec.deltas import delta_counts
 from inrcodec.entropy import RateModel, encode_deltas
 from inrcodec.lattice import field_shapes
-from inrcodec.prior import MAX_FIELD_WEIGHT, MAX_WEIGHT, Prior
+from inrcodec.prior import MAX_FIELD_WEIGHT, MAX_WEIGHT, Prior, parse_prior
 
 Tensors = Mapping[str, NDArray[Any]]
 Case = tuple[bytes, str, str]  # the file, the class of its error, part of the message
@@ -208,6 +208,20 @@ def networks(fields: Prior, network: Prior) -> dict[str, Case]:
         cases[f"{name} of another shape"] = case(name.removesuffix(".bias"), {name: np.zeros((5, 5, 5), f[name].dtype)})
     layers = {"detail.mid": np.zeros((45, 5, 3, 3), np.float32), "detail.mid_bias": np.zeros(45, np.float32)}
     cases["a filter of too many layers"] = case("detail.mid", layers)
+    post = {
+        "post.in": np.zeros((4, 6, 3, 3), np.float32),
+        "post.in_bias": np.zeros((4, 3), np.float32),
+        "post.mid": np.zeros((4, 4, 3, 3), np.float32),
+        "post.mid_bias": np.zeros(4, np.float32),
+        "post.out": np.zeros((3, 4, 3, 3), np.float32),
+        "post.out_bias": np.zeros(3, np.float32),
+    }
+    assert parse_prior(prior_file(fields, post), "a whole post-filter").post_filtered
+    for name in post:
+        if name != "post.in":  # without which there is none
+            others = {key: tensor for key, tensor in post.items() if key != name}
+            cases[f"no {name}"] = case(name, others)
+        cases[f"{name} of another shape"] = case("post", post | {name: np.zeros((5, 5, 5), np.float32)})
     return cases
 
 

@@ -20,6 +20,7 @@ FLOORS = (
         "analysis",
         "fit",
         "objective",
+        "postfilter",
         "processes",
         "prune",
         "rounding",
@@ -34,7 +35,7 @@ FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in m
 # `encode` with steps and training import torch, 2 seconds of it, when they are called. Nothing else may.
 WITHOUT_TORCH = (
     "allocation", "alpha", "api", "bench", "bitstream", "cli", "codec", "deltas", "entropy", "guess", "image",
-    "lattice", "metrics", "plugins", "prior", "render", "spacing", "viewer",
+    "lattice", "metrics", "plugins", "postfilter", "prior", "render", "spacing", "viewer",
 )  # fmt: skip
 
 PACKAGE = Path(inrcodec.__file__).parent

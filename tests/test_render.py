@@ -13,7 +13,7 @@ from inrcodec.lattice import field_shapes
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render, render_at
 from inrcodec.siren import siren
-from inrcodec.synthesis import synthesize, synthesize_finer, torch_network
+from inrcodec.synthesis import before_post, post, synthesize, synthesize_finer, torch_network
 from inrcodec.tile import FieldModel
 
 pytestmark = pytest.mark.usefixtures("arithmetic")
@@ -69,6 +69,42 @@ def test_exact_samples_are_the_ordinary_ones_but_for_rounding(
         ordinary = render(prior, parameters, view, bit_depth=16).astype(int)
         assert np.abs(exact - ordinary).max() <= 32
         assert scale < 1 or not np.array_equal(exact, ordinary)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 11), (23, 38), (64, 9)])
+def test_the_post_filter_at_pixel_centres_is_that_of_torch(post_prior: Prior, height: int, width: int) -> None:
+    parameters = replace(parameters_of(post_prior, height, width), post=True)
+    model = FieldModel.of(post_prior, torch.device("cpu"))
+    planes = [torch.from_numpy(z).float()[None] for z in parameters.fields]
+    q = torch.full((1, 1), 0.3)
+    without, seen = before_post(model.weights, planes, q, OMEGAS)
+    added = post(model.weights, seen, q)
+    assert added.abs().mean() > 0.02
+    assert agrees(render(post_prior, parameters, whole(height, width)), as_bytes((without + added)[0]))
+    assert torch.equal(without, synthesize(model.weights, planes, q, OMEGAS))
+
+
+def test_the_post_filter_has_a_say_around_centres_alone(post_prior: Prior) -> None:
+    """Of 8 samples per pixel and axis, those in the outer half of the pixel are as without it."""
+    parameters, view = parameters_of(post_prior, 13, 22), whole(13, 22, 8)
+    samples = [render(post_prior, replace(parameters, post=on), view, exact=True, bit_depth=16) for on in (False, True)]
+    moved = (samples[0] != samples[1]).any(2).reshape(13, 8, 22, 8).mean((0, 2))
+    inner = np.isin(np.arange(8), (2, 3, 4, 5))
+    assert np.array_equal(moved > 0, inner[:, None] & inner)
+    assert moved[inner][:, inner].min() > 0.5
+
+
+def test_what_the_post_filter_says_does_not_depend_on_tiles(
+    post_prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = replace(parameters_of(post_prior, 45, 38), post=True)
+    expected = {scale: render(post_prior, parameters, whole(45, 38, scale)) for scale in (1, 3)}
+    positions = np.array([[0.5, 0.5], [6.5, 3.5], [6.6, 3.4], [37.5, 44.5]])
+    at = render_at(post_prior, parameters, positions) * 255
+    assert np.abs(at[[0, 1, 3]] - expected[1][[0, 3, 44], [0, 6, 37]]).max() <= 1
+    monkeypatch.setattr(module, "TILE", 16)
+    for scale, picture in expected.items():
+        assert agrees(render(post_prior, parameters, whole(45, 38, scale)), picture)
 
 
 def test_detail_vanishes_at_pixel_centres(field_prior: Prior) -> None:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from inrcodec.errors import OptionError, PriorError
 from inrcodec.lattice import field_shapes
-from inrcodec.synthesis import detail
+from inrcodec.synthesis import detail, post
 from inrcodec.train_fields import (
     WINDOW,
     Batch,
     FieldOptions,
+    _begin,
     _inner,
     _window,
     export,
@@ -26,7 +27,7 @@ from inrcodec.train_fields import (
 OPTIONS = FieldOptions(
     channels=(1, 2, 1, 2, 1), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
     guess_steps=6, fit_steps=14, decoder_steps=5, decoder_batches=2, coarse_steps=5, coarse_batches=2, schedule_steps=4,
-    analysis_steps=3, detail_steps=5, detail_batches=2,
+    analysis_steps=3, detail_steps=5, detail_batches=2, post_steps=3, post_batches=2,
     fit_length=4, slots=4, threads=1, log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
@@ -57,6 +58,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
         schedule_steps=0,
         analysis_steps=0,
         detail_steps=0,
+        post_steps=0,
         log_every=20,
         guess_rate=1e-2,
     )
@@ -67,7 +69,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
     whole = train_fields(OPTIONS, Noise(), tmp_path / "whole")
-    for stop_at in (4, 16, 21, 26, 32, 38):  # in every phase
+    for stop_at in (4, 16, 21, 26, 32, 38, 43):  # in every phase
         with pytest.raises(KeyboardInterrupt):
             train_fields(OPTIONS, Noise(stop_at), tmp_path / "parts")
     parts = train_fields(OPTIONS, Noise(), tmp_path / "parts")
@@ -90,6 +92,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
             schedule_steps=0,
             analysis_steps=0,
             detail_steps=0,
+            post_steps=0,
             fit_rate=1e-6,
         ),
         Noise(),
@@ -121,7 +124,7 @@ def test_phase_4_needs_coarse_levels() -> None:
 def test_a_schedule_that_is_far_from_right_is_learnt(tmp_path: Path) -> None:
     options = replace(
         OPTIONS, guess_steps=0, fit_steps=0, decoder_steps=0, coarse_steps=0, analysis_steps=0, detail_steps=0,
-        fit_length=8, batch=4, log_every=6, schedule_steps=24, schedule_rate=0.15,
+        post_steps=0, fit_length=8, batch=4, log_every=6, schedule_steps=24, schedule_rate=0.15,
     )  # fmt: skip
     slow = {"fit.step": torch.full((5, 2), 0.03), "fit.temperature": torch.tensor([0.3, 0.2])}
     start = export(tmp_path / "start.safetensors", "start", init_weights(options) | slow, options, {})
@@ -154,15 +157,17 @@ def test_windows_show_the_same_place_turned_in_the_same_way() -> None:
     assert len(corners) > 30
 
 
-def test_the_inner_part_of_a_window_does_not_depend_on_what_is_outside() -> None:
+@pytest.mark.parametrize("name", ["detail", "post"])
+def test_the_inner_part_of_a_window_does_not_depend_on_what_is_outside(name: str) -> None:
     generator, q = torch.Generator().manual_seed(0), torch.full((1, 1), 0.3)
-    weights = init_weights(OPTIONS)
-    weights["detail.out"] = torch.randn(weights["detail.out"].shape, generator=generator)
-    seen = torch.randn(1, weights["detail.in"].shape[1], WINDOW + 8, WINDOW + 20, generator=generator)
-    window = detail(weights, seen[:, :, 5 : 5 + WINDOW, 9 : 9 + WINDOW], q)
-    whole = detail(weights, seen, q)[:, :, 10 : 10 + 2 * WINDOW, 18 : 18 + 2 * WINDOW]
-    inner = _inner(weights, window)
-    assert inner.numel() > 0 and torch.allclose(inner, _inner(weights, whole), atol=1e-4)
+    weights = _begin(OPTIONS, None).weights
+    weights[f"{name}.out"] = torch.randn(weights[f"{name}.out"].shape, generator=generator)
+    seen = torch.randn(1, weights[f"{name}.in"].shape[1], WINDOW + 8, WINDOW + 20, generator=generator)
+    scale, added = (2, detail) if name == "detail" else (1, post)
+    window = added(weights, seen[:, :, 5 : 5 + WINDOW, 9 : 9 + WINDOW], q)
+    whole = added(weights, seen, q)[:, :, scale * 5 :, scale * 9 :][:, :, : scale * WINDOW, : scale * WINDOW]
+    inner = _inner(weights, name, window)
+    assert inner.numel() > 0 and torch.allclose(inner, _inner(weights, name, whole), atol=1e-4)
     assert not torch.allclose(window, whole, atol=1e-2)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from inrcodec import codec, viewer
-from inrcodec.bitstream import unpack
+from inrcodec.bitstream import pack, unpack
 from inrcodec.cli import app
 from inrcodec.errors import LimitError, PriorError
 from inrcodec.image import MAX_TEXT, Picture, exif_texts
@@ -130,25 +131,27 @@ def test_samples_on_the_screen_are_those_of_decode(browser: chromium.Chromium, t
 
 
 @in_chromium
-@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize(("layers", "post"), [(2, False), (3, False), (3, True)])
 def test_filters_of_several_layers_are_drawn_as_decoded(
-    browser: chromium.Chromium, tmp_path: Path, field_prior: Prior, layers: int
+    browser: chromium.Chromium, tmp_path: Path, post_prior: Prior, layers: int, post: bool
 ) -> None:
-    kernels, biases = field_prior.tensors["detail.mid"], field_prior.tensors["detail.mid_bias"]
+    kernels, biases = post_prior.tensors["detail.mid"], post_prior.tensors["detail.mid_bias"]
     features = kernels.shape[1]
     mids = {
         "detail.mid": np.concatenate([kernels, kernels])[: layers * features],
         "detail.mid_bias": np.concatenate([biases, biases])[: layers * features],
     }
-    tensors = {**field_prior.tensors, **mids}
-    prior = save_prior(tmp_path / "deep.safetensors", "deep", field_prior.architecture, tensors)
+    tensors = {**post_prior.tensors, **mids}
+    prior = save_prior(tmp_path / "deep.safetensors", "deep", post_prior.architecture, tensors)
     pixels = np.random.default_rng(layers).integers(0, 256, (34, 58, 3), np.uint8)
-    data = codec.encode(Picture(pixels), EncodeOptions(steps=0), prior=prior).data
+    made = codec.encode(Picture(pixels), EncodeOptions(steps=0), prior=prior).data
+    data = pack(replace(unpack(made), post=post))
     show(browser, tmp_path, viewer.page(data, "deep", prior=prior))
     browser.press("1")
-    double_click(browser)
-    finer = codec.decode(data, DecodeOptions(scale=2), prior=prior).pixels
-    assert agreement(middle(canvas(browser), 68, 116), finer) >= 0.99
+    for scale in (1, 2, 4):
+        decoded = codec.decode(data, DecodeOptions(scale=scale), prior=prior).pixels
+        assert agreement(middle(canvas(browser), 34 * scale, 58 * scale), decoded) >= 0.99
+        double_click(browser)
 
 
 @in_chromium

@@ -50,6 +50,7 @@ def info(
         "quality": round(index_quality(header.asked_index), 1),
         "lambda": round(header.lam, 2),
         "spacing": header.spacing,
+        "post_filter": header.post,
         "prior": names.get(header.prior_id),
         "prior_id": header.prior_id.hex(),
         "self_contained": header.prior is not None,

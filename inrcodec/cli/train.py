@@ -115,6 +115,8 @@ def train_fields(
     detail_steps: Annotated[int, typer.Option(help="Steps that train what is decoded between pixels, at the end.")] = 0,
     detail_batches: Annotated[int, typer.Option(help="Batches that are fitted for them.")] = 100,
     detail_layers: Annotated[int, typer.Option(help="Layers in between, of the filter for these, at least.")] = 4,
+    post_steps: Annotated[int, typer.Option(help="Steps that train the post-filter, after all others.")] = 0,
+    post_batches: Annotated[int, typer.Option(help="Batches that are fitted for them.")] = 100,
     schedule: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(help="First and last step size of the fit, first and last temperature.", metavar="A B C D"),
@@ -147,9 +149,10 @@ def train_fields(
         batch=batch, guess_steps=guess_steps, fit_steps=fit_steps, decoder_steps=decoder_steps,
         decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
         coarse_batches=coarse_batches, schedule_steps=schedule_steps, analysis_steps=analysis_steps,
-        detail_steps=detail_steps, detail_batches=detail_batches, detail_layers=detail_layers, fit_length=fit_length,
-        schedule=schedule, slots=slots, guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate,
-        schedule_rate=schedule_rate, seed=seed, device=device, threads=threads,
+        detail_steps=detail_steps, detail_batches=detail_batches, detail_layers=detail_layers, post_steps=post_steps,
+        post_batches=post_batches, fit_length=fit_length, schedule=schedule, slots=slots, guess_rate=guess_rate,
+        fit_rate=fit_rate, decoder_rate=decoder_rate, schedule_rate=schedule_rate, seed=seed, device=device,
+        threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")

@@ -125,19 +125,21 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
         banks[f"siren{i}"] = (weight * np.float32(omega), bias * np.float32(omega), np.arange(len(weight)), seen)
     if skip is not None:
         banks["skip"] = (skip, np.zeros(3, np.float32), np.arange(3), inputs)
+    filters: list[str] = []
     if channels:
         tensors = {**prior.tensors, **parameters.network}
         powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
         planes = inputs[coordinates:] - (GROUP if coordinates else 0)
         seen = np.concatenate([np.arange(3), GROUP + planes[: tensors["filter.in"].shape[1] - 3]])
-        for filter_name in ("filter", "detail"):
+        filters += [render.FIRST_FILTER, *render.behind(parameters)]
+        for filter_name in filters:
             first, last = tensors[f"{filter_name}.in"], tensors[f"{filter_name}.out"]
             features = np.arange(len(first))
             bias = tensors[f"{filter_name}.in_bias"] @ powers
             banks[f"{filter_name}In"] = (first, bias, features, seen)
-            for i, (kernel, shift) in enumerate(render.between(tensors) if filter_name == "detail" else ()):
-                banks[f"detailMid{i}"] = (kernel, shift, features, features)
-            outputs = _places([3] * (len(last) // 3))  # R; or X, Y, D and M
+            for i, (kernel, shift) in enumerate(render.between(tensors, filter_name)):
+                banks[f"{filter_name}Mid{i}"] = (kernel, shift, features, features)
+            outputs = _places([3] * (len(last) // 3))  # R; X, Y, D and M; P
             banks[f"{filter_name}Out"] = (last, tensors[f"{filter_name}.out_bias"], outputs, features)
     numbers, described = [], {}
     at = 0
@@ -163,7 +165,8 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
         "spacing": parameters.spacing,
         "coordinates": bool(coordinates),
         "layers": len(layers),
-        "reach": render.FILTER_REACH + render.detail_reach(prior.tensors) if channels else 0,
+        "filters": filters,
+        "reach": render.FILTER_REACH + max(render.reach(tensors, name) for name in filters[1:]) if channels else 0,
         "banks": described,
         "levels": levels,
     }

@@ -181,8 +181,9 @@ vec4 shown(vec3 value, float opacity) {
 
 /** The function at any positions. */
 function functionSource(gl) {
-  const parts = model.levels.length ? 1 + model.banks.detailOut.outputs : 0;
-  const factors = ['1.0', 'wave.x', 'wave.y', 'wave.x * wave.y', '1.0 - 0.5 * (wave.z + wave.w)'];
+  const parts = model.filters.reduce((sum, name) => sum + model.banks[`${name}Out`].outputs, 0);
+  const factors = ['1.0', 'wave.x', 'wave.y', 'wave.x * wave.y', '1.0 - 0.5 * (wave.z + wave.w)',
+    'max(wave.z, 0.0) * max(wave.w, 0.0)'];
   const restoration = factors.slice(0, parts).map((factor, p) =>
     `(${factor}) * between(parts, corner, size, ${parts} * slot + ${p}, 0, ${kernel(model.levels[0])}, base, past)`);
   return `${HEAD}${networkSource(gl)}${SCREEN}
@@ -331,32 +332,33 @@ function painter(gl, bytes) {
   let capacity = 0;
   let passes = {};
   if (filtered) {
-    const { filterIn, detailOut } = model.banks;
     const scratch = tile.map((side) => side + 2 * (EDGE + model.reach));
-    const count = 1 + detailOut.outputs;
+    const most = (part, what) => Math.max(...model.filters.map((name) => model.banks[name + part][what]));
+    const count = model.filters.reduce((sum, name) => sum + model.banks[`${name}Out`].outputs, 0);
     capacity = Math.min(SLOTS, Math.ceil(cells[0] / TILE) * Math.ceil(cells[1] / TILE),
       Math.floor(gl.getParameter(gl.MAX_ARRAY_TEXTURE_LAYERS) / count));
-    const features = Math.max(filterIn.outputs, model.banks.detailIn.outputs);
     passes = {
-      seen: { texture: target('seen', float, ...scratch, filterIn.inputs), count: filterIn.inputs },
-      hidden: { texture: target('hidden', float, ...scratch, features), count: features },
-      deeper: { texture: target('deeper', float, ...scratch, model.banks.detailIn.outputs), count: model.banks.detailIn.outputs },
-      added: { texture: target('added', float, ...scratch, 1), count: 1 },
+      seen: { texture: target('seen', float, ...scratch, most('In', 'inputs')), count: most('In', 'inputs') },
+      hidden: { texture: target('hidden', float, ...scratch, most('In', 'outputs')) },
+      deeper: { texture: target('deeper', float, ...scratch, most('In', 'outputs')) },
+      added: { texture: target('added', float, ...scratch, 1) },
       parts: { texture: target('parts', gl.RGBA16F, ...tile.map((side) => side + 2 * EDGE), count * capacity), count },
     };
-    unitOf.set('source', unitOf.get('seen'));
     passes.see = program(seenSource(gl));
-    for (const name of ['filterIn', 'detailIn']) passes[name] = program(layerSource(gl, name, 'first'));
-    unitOf.set('source', unitOf.get('hidden'));
-    passes.filterOut = program(layerSource(gl, 'filterOut', 'last'));
-    let [from, to] = ['hidden', 'deeper'];
-    passes.middle = Object.keys(model.banks).filter((name) => name.startsWith('detailMid')).map((name) => {
-      unitOf.set('source', unitOf.get(from));
-      [from, to] = [to, from];
-      return { draw: program(layerSource(gl, name, 'middle')), to: passes[from] };
+    let part = 0;
+    passes.filters = model.filters.map((name) => {
+      let [from, to] = ['seen', 'hidden'];
+      const layer = (bank, place) => {
+        unitOf.set('source', unitOf.get(from));
+        [from, to] = [to, to === 'hidden' ? 'deeper' : 'hidden'];
+        return { draw: program(layerSource(gl, bank, place)), to: passes[from], groups: model.banks[bank].outputs };
+      };
+      const middle = Object.keys(model.banks).filter((bank) => bank.startsWith(`${name}Mid`));
+      const hidden = [layer(`${name}In`, 'first'), ...middle.map((bank) => layer(bank, 'middle'))];
+      const found = { hidden, last: layer(`${name}Out`, 'last'), part };
+      part += found.last.groups;
+      return found;
     });
-    unitOf.set('source', unitOf.get(from));
-    passes.detailOut = program(layerSource(gl, 'detailOut', 'last'));
   }
   const drawPicture = program(pictureSource());
   const drawFunction = program(functionSource(gl));
@@ -393,32 +395,25 @@ function painter(gl, bytes) {
         passes.see({ origin, layer });
         into(passes.seen.texture, layer);
       }
-      for (const [first, last] of [['filterIn', 'filterOut'], ['detailIn', 'detailOut']]) {
-        yield;
-        ready();
-        for (let group = 0; group < model.banks[first].outputs; group++) {
-          passes[first]({ ...inside, group });
-          into(passes.hidden.texture, group);
-        }
-        yield;
-        ready();
-        if (last === 'filterOut') {
-          passes[last]({ ...all, group: 0 });
-          into(passes.added.texture, 0);
-        } else {
-          for (const { draw, to } of passes.middle) {
-            for (let group = 0; group < passes.deeper.count; group++) {
-              draw({ ...all, group });
-              into(to.texture, group);
-            }
-            yield;
-            ready();
+      for (const [number, { hidden, last, part }] of passes.filters.entries()) {
+        for (const [depth, { draw, to, groups }] of hidden.entries()) {
+          yield;
+          ready();
+          for (let group = 0; group < groups; group++) {
+            draw({ ...(depth ? all : inside), group });
+            into(to.texture, group);
           }
         }
+        yield;
+        ready();
+        if (number === 0) {
+          last.draw({ ...all, group: 0 });
+          into(passes.added.texture, 0);
+        }
         gl.viewport(0, 0, ...extent.map((side) => side + 2 * EDGE));
-        for (let group = 0; group < model.banks[last].outputs; group++) {
-          passes[last]({ ...all, shift: [model.reach, model.reach], group });
-          into(passes.parts.texture, slot * passes.parts.count + group + (last === 'detailOut' ? 1 : 0));
+        for (let group = 0; group < last.groups; group++) {
+          last.draw({ ...all, shift: [model.reach, model.reach], group });
+          into(passes.parts.texture, slot * passes.parts.count + part + group);
         }
       }
       yield;
