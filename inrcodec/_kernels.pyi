@@ -8,7 +8,9 @@ Exact = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 def siren(x: Floats, layers: tuple[Floats, ...], values: Floats, /) -> None: ...
-def convolve(planes: Floats, kernel: Floats, bias: Floats | None, rectified: bool, out: Floats, /) -> None: ...
+def convolve(
+    planes: Floats, kernel: Floats, bias: Floats | None, rectified: bool, residual: bool, out: Floats, /
+) -> None: ...
 def tile(
     x: Floats,
     place: tuple[int, int, int, int],

@@ -50,11 +50,16 @@ def sines(x: Floats, layers: Sequence[Floats]) -> Floats:
     return values
 
 
-def convolved(planes: Floats, kernel: Floats, bias: Floats | None = None, rectified: bool = False) -> Floats:
-    """What a 3x3 kernel (N, C, 3, 3) makes of planes (C, h + 2, w + 2): (N, h, w), 0 in place of less if rectified."""
+def convolved(
+    planes: Floats, kernel: Floats, bias: Floats | None = None, rectified: bool = False, residual: bool = False
+) -> Floats:
+    """What a 3x3 kernel (N, C, 3, 3) makes of planes (C, h + 2, w + 2): (N, h, w), 0 in place of less if rectified.
+
+    If residual, the planes are added to that.
+    """
     height, width = planes.shape[1:]
     out = np.empty((len(kernel), height - 2, width - 2), np.float32)
-    _kernels.convolve(planes, kernel, bias, rectified, out)
+    _kernels.convolve(planes, kernel, bias, rectified, residual, out)
     return out
 
 

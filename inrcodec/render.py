@@ -325,8 +325,7 @@ class _Function:
         filters = self.filters
         hidden = convolve(seen, filters[f"{name}.in"], filters[f"{name}.in_bias"] @ self.powers, rectified=True)
         for kernel, bias in between(filters, name):
-            middle = convolve(hidden, kernel, bias, rectified=True)
-            hidden = np.add(middle, hidden[:, 1:-1, 1:-1], out=middle)
+            hidden = convolve(hidden, kernel, bias, rectified=True, residual=True)
         return convolve(hidden, filters[f"{name}.out"], filters[f"{name}.out_bias"])
 
     def _restored(self, rows: slice, columns: slice) -> tuple[Floats, Floats]:
@@ -395,13 +394,13 @@ def _inside(part: slice, grown: slice) -> slice:
     return slice(part.start - grown.start, part.stop - grown.start)
 
 
-def convolve(x: Floats, kernel: Floats, bias: Floats, rectified: bool = False) -> Floats:
+def convolve(x: Floats, kernel: Floats, bias: Floats, rectified: bool = False, residual: bool = False) -> Floats:
     """Correlation of (in, H + 2, W + 2) with a kernel (out, in, 3, 3), and a bias (out,): (out, H, W).
 
-    If rectified, what would be negative is 0.
+    If rectified, what would be negative is 0; if residual, x is added to that.
     """
     if x.dtype == np.float32 and native.available():
-        return native.convolved(x, kernel, bias, rectified=rectified)
+        return native.convolved(x, kernel, bias, rectified, residual)
     seen, height, width, out = len(x), x.shape[1] - 2, x.shape[2] - 2, len(kernel)
     by_tap = [(dy, dx, kernel[:, :, dy, dx]) for dy in range(3) for dx in range(3)]
     total: Floats
@@ -417,4 +416,8 @@ def convolve(x: Floats, kernel: Floats, bias: Floats, rectified: bool = False) -
             out, height, width
         )
     total += bias[:, None, None]
-    return np.maximum(total, 0, out=total) if rectified else total
+    if rectified:
+        np.maximum(total, 0, out=total)
+    if residual:
+        total += x[:, 1:-1, 1:-1]
+    return total

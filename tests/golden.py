@@ -35,7 +35,7 @@ INDEX = FOLDER / "index.json"
 TINY = ("fields", "network")  # kinds of priors, with and without fields
 BUNDLED = ("photo", "sparse-siren")
 POST = "post"  # the kind of one with a post-filter
-CARRIERS = {kind: f"{kind}.sinr" for kind in (*TINY, POST, *BUNDLED)}  # self-contained files, by the kind of their prior
+CARRIERS = {kind: f"{kind}.sinr" for kind in (*TINY, POST, *BUNDLED)}  # self-contained files, by their kind of prior
 SIZES = ((1, 1), (1, 13), (9, 1), (6, 8), (67, 5), (130, 3))  # height, width
 QUALITIES = (1, 20, 40, 60, 80, 100)
 

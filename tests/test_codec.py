@@ -306,7 +306,7 @@ def test_a_preview_of_a_file_that_is_cut_short_has_its_opacity(field_prior: Prio
         assert found is not None and np.array_equal(found, alpha)
 
 
-def test_a_post_filter_is_used_where_it_brings_the_picture_nearer(post_prior: Prior, picture: NDArray[np.uint8]) -> None:
+def test_a_post_filter_is_used_where_it_brings_a_picture_nearer(post_prior: Prior, picture: NDArray[np.uint8]) -> None:
     """One that only adds to all colours helps where too little is decoded, and harms where it is too much."""
     tensors = {**post_prior.tensors, "post.out": np.zeros_like(post_prior.tensors["post.out"])}
     for bias in (0.1, -0.1):

@@ -19,10 +19,12 @@ except ModuleNotFoundError:
     pytest.skip("there was no C compiler when the package was installed", allow_module_level=True)
 
 
-def convolved(planes: Tensor, kernel: Tensor, bias: Tensor | None = None, rectified: bool = False) -> Tensor:
+def convolved(
+    planes: Tensor, kernel: Tensor, bias: Tensor | None = None, rectified: bool = False, residual: bool = False
+) -> Tensor:
     """`native.convolved` of tensors."""
     own = None if bias is None else bias.numpy()
-    return torch.from_numpy(native.convolved(planes.numpy(), kernel.numpy(), own, rectified))
+    return torch.from_numpy(native.convolved(planes.numpy(), kernel.numpy(), own, rectified, residual))
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -126,6 +128,9 @@ def test_convolutions(width: int, features: int) -> None:
     expected = functional.conv2d(planes[None], kernel, bias)[0]
     assert torch.allclose(convolved(planes, kernel, bias=bias), expected, atol=1e-4)
     assert torch.allclose(convolved(planes, kernel, bias=bias, rectified=True), expected.relu(), atol=1e-4)
+    square = random(4, 4, 3, 3)
+    expected = functional.conv2d(planes[None], square)[0].relu() + planes[:, 1:-1, 1:-1]
+    assert torch.allclose(convolved(planes, square, rectified=True, residual=True), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 33, 96])
@@ -162,7 +167,7 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         np.zeros((2, 4, 3, 3), np.float32),
         np.zeros((2, 4, 7), np.float32),
     )
-    _kernels.convolve(planes, kernel, None, False, out)
+    _kernels.convolve(planes, kernel, None, False, False, out)
     refused = [
         (planes.astype(np.float64), kernel, out),
         (planes[0], kernel, out),
@@ -174,10 +179,12 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     ]
     for a, b, c in refused:
         with pytest.raises(ValueError, match="expected"):
-            _kernels.convolve(a, b, None, False, c)
+            _kernels.convolve(a, b, None, False, False, c)
+    with pytest.raises(ValueError, match="expected"):  # what is seen cannot be added to fewer planes
+        _kernels.convolve(planes, kernel, None, False, True, out)
     out.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        _kernels.convolve(planes, kernel, None, False, out)
+        _kernels.convolve(planes, kernel, None, False, False, out)
     x, layers = np.zeros((3, 5), np.float32), [np.zeros((2, 3)), np.zeros(2), np.zeros((3, 5)), np.zeros(3)]
     parts = tuple(part.astype(np.float32) for part in layers)
     values = np.zeros((3, 5), np.float32)

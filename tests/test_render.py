@@ -94,9 +94,7 @@ def test_the_post_filter_has_a_say_around_centres_alone(post_prior: Prior) -> No
     assert moved[inner][:, inner].min() > 0.5
 
 
-def test_what_the_post_filter_says_does_not_depend_on_tiles(
-    post_prior: Prior, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_post_filter_says_does_not_depend_on_tiles(post_prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = replace(parameters_of(post_prior, 45, 38), post=True)
     expected = {scale: render(post_prior, parameters, whole(45, 38, scale)) for scale in (1, 3)}
     positions = np.array([[0.5, 0.5], [6.5, 3.5], [6.6, 3.4], [37.5, 44.5]])

@@ -115,7 +115,8 @@ def double_click(browser: chromium.Chromium) -> None:
     "name",
     [
         "fields-noise", "fields-large-numbers", "fields-alpha", "fields-deep-grey-alpha", "fields-1x13",
-        "fields-67x5", "fields-wide", "fields-wide-alpha", "photo-q60", "network-grey", "sparse-siren-q60",
+        "fields-67x5", "fields-wide", "fields-wide-alpha", "photo-q60", "network-grey", "post-filtered",
+        "sparse-siren-q60",
     ],
 )  # fmt: skip
 def test_samples_on_the_screen_are_those_of_decode(browser: chromium.Chromium, tmp_path: Path, name: str) -> None:

@@ -44,6 +44,8 @@ typedef struct {
     const float *kept;   /* planes: where they are not positive, the result is 0; or NULL */
     ptrdiff_t by_kept;   /* from one of these to the next */
     int rectified;       /* 0 in place of what is negative */
+    const float *seen;   /* planes that are added at last, or NULL */
+    ptrdiff_t by_seen;   /* from one of these to the next */
 } Product;
 
 /* `rows` rows of a product from row `top` on, at `vectors` * LANES places from `at` on. */
@@ -73,6 +75,8 @@ INLINE void block(const Product *p, const int rows, const int vectors, int top, 
                 sum = (Vector)((Mask)sum & (sum > 0));
             if (p->kept)
                 sum = (Vector)((Mask)sum & (*(const Vector *)(p->kept + (top + r) * p->by_kept + at + v * LANES) > 0));
+            if (p->seen)
+                sum += *(const Vector *)(p->seen + (top + r) * p->by_seen + at + v * LANES);
             *(Vector *)(out + (top + r) * by_out + at + v * LANES) = sum;
         }
 }
@@ -105,7 +109,7 @@ static __attribute__((noinline)) void span(const Product *p, int width, const Ro
                     sum += p->matrix[r * p->inner + k] * x[k][j];
                 if ((p->rectified && !(sum > 0)) || (p->kept && !(p->kept[r * p->by_kept + j] > 0)))
                     sum = 0;
-                out[r * by_out + j] = sum;
+                out[r * by_out + j] = sum + (p->seen ? p->seen[r * p->by_seen + j] : 0);
             }
         return;
     }
@@ -242,7 +246,8 @@ static void convolved(const Kernel *kernel, const Planes *in, const Planes *out,
     for (ptrdiff_t y = 0; y < out->shape[1]; y++) {
         const float *top = (const float *)in->at + y * in->by[1];
         windows((int)in->shape[0], (const float *[]){top, top + in->by[1], top + 2 * in->by[1]}, in->by[0], rows);
-        span(&(Product){kernel->matrix, (int)out->shape[0], (int)(9 * in->shape[0]), kernel->bias, .rectified = kernel->rectified},
+        span(&(Product){kernel->matrix, (int)out->shape[0], (int)(9 * in->shape[0]), kernel->bias, .rectified = kernel->rectified,
+                        .seen = kernel->residual ? top + in->by[1] + 1 : NULL, .by_seen = in->by[0]},
              (int)out->shape[2], rows, (float *)out->at + y * out->by[1], out->by[0]);
     }
 }

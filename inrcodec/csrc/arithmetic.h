@@ -30,6 +30,7 @@ typedef struct {
 typedef struct {
     const float *matrix, *bias; /* bias (rows,) or NULL */
     int rectified;              /* 0 in place of what is negative */
+    int residual;               /* what it sees is added */
 } Kernel;
 
 /* A SIREN and its filter. The layers that lead back are transposed, the last one first. */

@@ -149,15 +149,15 @@ static PyObject *siren(PyObject *module, PyObject *arguments)
 static PyObject *convolve(PyObject *module, PyObject *arguments)
 {
     PyObject *planes_object, *kernel_object, *bias_object, *out_object;
-    int rectified;
-    if (!PyArg_ParseTuple(arguments, "OOOpO", &planes_object, &kernel_object, &bias_object, &rectified, &out_object))
+    int rectified, residual;
+    if (!PyArg_ParseTuple(arguments, "OOOppO", &planes_object, &kernel_object, &bias_object, &rectified, &residual, &out_object))
         return NULL;
     Held held = {0};
     Planes planes = array(&held, planes_object, 0, 0, SIZES(-1, -1, -1));
-    Planes matrix = READ(kernel_object, -1, planes.shape[0], 3, 3);
+    Planes matrix = READ(kernel_object, residual ? planes.shape[0] : -1, planes.shape[0], 3, 3);
     Py_ssize_t rows = matrix.shape[0], height = planes.shape[1] - 2, width = planes.shape[2] - 2;
     Planes out = array(&held, out_object, 1, 0, SIZES(rows, height > 0 ? height : 0, width > 0 ? width : 0));
-    Kernel kernel = {matrix.at, .rectified = rectified};
+    Kernel kernel = {matrix.at, .rectified = rectified, .residual = residual};
     if (!Py_IsNone(bias_object))
         kernel.bias = READ(bias_object, rows).at;
     Row *list = memory(&held, 9 * planes.shape[0], sizeof(Row));
