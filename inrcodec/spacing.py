@@ -29,7 +29,7 @@ STEPS = 64  # of the quality index, for a fourth of lambda
 BIN = 32  # steps of the quality index that are decided as one
 PLACES = (0.2, 0.8)  # of parts along an axis, as fractions of the way that they can be moved
 SIDE, QUICK_SIDE = 362, 128  # pixels of a part; of one, if no fit follows
-PAYS = 0.87  # J of a guess at spacing 2, over that at 1, below which it is less after a fit, too, which gains more at 1
+PAYS = 0.89  # J of a guess at spacing 2, over that at 1, below which it is less after a fit, too, which gains more at 1
 NEARLY = 1.1  # over what pays, J up to which it is asked whether a higher quality would have spacing 2
 LOST = 2.0  # error of enlarged cells, over the one to be expected of the quality, above which spacing 2 never pays
 
