@@ -85,7 +85,7 @@ class Student:
         weights = init_siren(sum(model.channels) + 2, widths, 3, model.omegas, generator)
         masks = full_masks(weights)
         features, seen = model.weights["filter.in"].shape[:2]
-        weights |= init_filter("filter", seen, features, 3, generator)
+        weights |= init_filter("filter", seen, features, generator)
         return cls(model, weights | {"skip.weight": model.weights["skip.weight"].clone()}, masks, rate)
 
     @classmethod

@@ -60,6 +60,8 @@ MAX_OMEGAS = 16  # sine layers
 MAX_CHANNELS = 16  # per level
 MAX_LEVELS = 12
 MAX_LAYERS = 8  # in between, of a filter that has such
+FIRST_FILTER = "filter"  # which alone changes from picture to picture, and has no layers in between
+FILTERS = {FIRST_FILTER: 3, "detail": 12, "post": 3}  # what each says of a pixel: values
 MAX_HEADER = 1 << 20  # bytes of the safetensors header, which is JSON: it takes fifty times as much once parsed
 MAX_WIDTH = 1024  # units per layer
 MAX_WEIGHT = 1e6
@@ -217,8 +219,9 @@ def _field_shapes(
         return {}
     total = sum(channels)
     shapes: dict[str, tuple[int, ...]] = {}
-    filters = [("filter", 3), ("detail", 12)] + [("post", 3)] * ("post.in" in tensors)
-    for name, out in filters:
+    for name, out in FILTERS.items():
+        if name == "post" and "post.in" not in tensors:
+            continue
         kernel = tensors.get(f"{name}.in")
         if kernel is None or kernel.ndim != 4 or not 1 <= len(kernel) <= MAX_WIDTH:
             raise PriorError(f"{source}: a prior with fields needs {name}.in with 1..{MAX_WIDTH} features")
@@ -227,7 +230,7 @@ def _field_shapes(
             raise PriorError(f"{source}: the filters should see 3 values and 0..{total} planes, found {seen}")
         shapes |= {f"{name}.in": (features, seen, 3, 3), f"{name}.in_bias": (features, 3)}
         shapes |= {f"{name}.out": (out, features, 3, 3), f"{name}.out_bias": (out,)}
-        if name != "filter":
+        if name != FIRST_FILTER:
             found = tensors.get(f"{name}.mid_bias")
             layers = min(max(1, 0 if found is None else found.size // features), MAX_LAYERS)
             shapes |= {f"{name}.mid": (layers * features, features, 3, 3), f"{name}.mid_bias": (layers * features,)}

@@ -44,14 +44,13 @@ from inrcodec import native
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
 from inrcodec.lattice import interpolate_at, interpolation_matrix
-from inrcodec.prior import Prior
+from inrcodec.prior import FIRST_FILTER, Prior
 
 TILE = 256  # samples along the side of a tile
 CHUNK = 8192  # samples that go through the network at once: they stay in the cache
 BLOCK = 64  # pixels along the side of a block whose single positions are taken together
 MAX_SAMPLES = 1 << 28
-FIRST_FILTER = "filter"  # which alone changes from picture to picture, and has no layers in between
-FILTER_REACH = 2  # pixels that it looks around
+FILTER_REACH = 2  # pixels that the first filter looks around
 
 Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
 Network = Callable[[Floats], Floats]  # inputs (in, N) to values (3, N)

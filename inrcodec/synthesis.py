@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec.lattice import cells, kernel
-from inrcodec.prior import Prior
-from inrcodec.render import FIRST_FILTER, Network, Parameters, between, network_layers, reach
+from inrcodec.prior import FILTERS, FIRST_FILTER, Prior
+from inrcodec.render import Network, Parameters, between, network_layers, reach
 from inrcodec.siren import siren
 
 Weights = Mapping[str, Tensor]
@@ -160,8 +160,8 @@ def before_detail(
 ) -> tuple[Tensor, Tensor]:
     """What `synthesize_finer` says without the filter for detail, and what that filter sees, (B, C, H, W)."""
     seen, added = _before(weights, fields, conditioning, omegas)
-    between = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
-    return between + upsample(haloed(added), 2, weights["field.kernel"][0]), seen
+    finer = network(weights, inputs(weights, fields, conditioning, level=-1), conditioning, omegas)
+    return finer + upsample(haloed(added), 2, weights["field.kernel"][0]), seen
 
 
 def before_post(
@@ -196,8 +196,9 @@ def detail(weights: Weights, seen: Tensor, conditioning: Tensor) -> Tensor:
     return mean + x * right + (y + both * right) * below
 
 
-def init_filter(name: str, seen: int, width: int, out: int, generator: torch.Generator) -> dict[str, Tensor]:
+def init_filter(name: str, seen: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Float weights of the first and the last layer of a filter that adds nothing yet."""
+    out = FILTERS[name]
     uniform = 2 * torch.rand(width, seen, 3, 3, generator=generator) - 1
     return {
         f"{name}.in": uniform / math.sqrt(9 * seen),

@@ -99,7 +99,6 @@ SPREAD = 0.15  # standard deviation of the log of phase 5's factors
 TYPICAL_LAMBDA = 300.0  # at which losses are bits
 LEAST_ERROR = 1e-5  # squared, of colours in -0.5..0.5, below which a picture does not count for more in phases 7 and 8
 WINDOW = 96  # cells along the sides of a window in phases 7 and 8
-BEHIND = {"detail": (before_detail, detail), "post": (before_post, post)}  # without a filter behind the first, and it
 LEAST_LOSS = 1e-3  # of a picture, below which it does not count for more
 BALANCE = 0.65  # power of lambda that weights J: 0.5 makes qualities count about equally, more the lower ones more
 UNIT = 6.0  # lambda of squared error by one unit of any field, at first: what is best where rounding errors are uniform
@@ -232,6 +231,17 @@ class Batch(NamedTuple):
         return self._replace(pictures=functional.avg_pool2d(self.pictures, 2))
 
 
+class _Behind(NamedTuple):
+    """A filter behind the first one, as phases 7 and 8 train it."""
+
+    before: Callable[..., tuple[Tensor, Tensor]]  # the picture without it, and what it sees
+    adds: Callable[[Weights, Tensor, Tensor], Tensor]  # to the picture
+    scale: int  # pixels of the picture per cell of what it sees, along an axis
+
+
+BEHIND = {"detail": _Behind(before_detail, detail, 2), "post": _Behind(before_post, post, 1)}
+
+
 def init_weights(options: FieldOptions) -> Weights:
     """Random float weights; every field starts as a rough Laplacian pyramid: luma, then two chroma directions.
 
@@ -253,8 +263,8 @@ def init_weights(options: FieldOptions) -> Weights:
     weights["field.gain"] = 0.5 * (UNIT * 2**7.6 / energy).log()
     weights["field.slope"] = torch.full((total,), 0.5 * 4.5 * math.log(2))  # lambda is 2 ** (7.6 + 4.5 q)
     weights["field.kernel"] = torch.tensor([[0.0, 0.5]] * len(options.channels))
-    for filter_name, out in (("filter", 3), ("detail", 12)):
-        weights |= init_filter(filter_name, 3 + sum(options.channels[:2]), options.filter, out, generator)
+    for filter_name in ("filter", "detail"):
+        weights |= init_filter(filter_name, 3 + sum(options.channels[:2]), options.filter, generator)
     weights |= init_between("detail", options.filter, options.detail_layers, generator)
     weights |= rate.init_rate(options.channels, options.hidden, options.middle, options.features, generator)
     return weights | init_analysis(options.channels, options.analysis, generator)
@@ -427,7 +437,7 @@ def _begin(options: FieldOptions, start: Prior | None) -> _State:
         more = init_between("detail", features, missing, generator)
         weights |= {name: torch.cat([weights[name], part]) for name, part in more.items()}
     if options.post_steps and "post.in" not in weights:
-        weights |= init_filter("post", seen, options.post_filter, 3, generator)
+        weights |= init_filter("post", seen, options.post_filter, generator)
         weights |= init_between("post", options.post_filter, options.post_layers, generator)
     if start and (start.architecture.channels, start.architecture.omegas) != (
         options.channels,
@@ -529,7 +539,7 @@ class _Learning:
         """Squared error over what it is without a filter behind the first one, and its gradients by that filter."""
         names = [key for key in _trainable(weights) if key.startswith(f"{name}.")]
         leaves = {k: v.detach().requires_grad_(k in names) for k, v in weights.items()}
-        error = BEHIND[name][1](leaves, seen, q) - missing
+        error = BEHIND[name].adds(leaves, seen, q) - missing
         loss = (_inner(weights, name, error).square().mean((1, 2, 3)) / (squares + LEAST_ERROR)).sum()
         return loss.detach(), _by_name(loss, leaves, names)
 
@@ -610,13 +620,13 @@ def _stepped(
         key = f"{phase} {done % batches}"
         if key not in learning.before:  # nothing that is before the filter changes
             whole = drawn(step - done + done % batches)
-            batch = whole.halved() if phase == "detail" else whole
+            batch = whole.halved() if BEHIND[phase].scale == 2 else whole
             if done < batches:
                 fields = _as_in_a_file(weights, batch, learning, generator)
                 pool = (dict(pool) if done else {}) | {f"{key}/fields/{i}": z for i, z in enumerate(fields)}
             fields = [pool[f"{key}/fields/{i}"] for i in range(len(options.channels))]
             with torch.no_grad():
-                without, seen = BEHIND[phase][0](weights, fields, batch.q, options.omegas)
+                without, seen = BEHIND[phase].before(weights, fields, batch.q, options.omegas)
             rest = whole.pictures - without
             learning.before[key] = rest, rest.square().mean((1, 2, 3)), seen, batch.q
         rest, mean, seen, q = learning.before[key]
@@ -697,7 +707,7 @@ def _window(missing: Tensor, seen: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 def _inner(weights: Weights, name: str, samples: Tensor) -> Tensor:
     """Of what a filter says of a window, (B, 3, H, W) or twice as fine, what does not depend on what is outside."""
-    scale = 2 if name == "detail" else 1
+    scale = BEHIND[name].scale
     margin, whole = scale * (reach(weights, name) + HALO), scale * WINDOW
     rows, columns = (slice(margin, size - margin) if size == whole else slice(size) for size in samples.shape[2:])
     return samples[:, :, rows, columns]

@@ -31,8 +31,8 @@ def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     weights["field.kernel"] = torch.tensor([[0.0, 0.5], [0.3, 0.4], [1.0, 0.1]])
     weights["fit.step"] = torch.tensor([[0.1, 0.02]] * len(CHANNELS))
     weights["fit.temperature"] = torch.tensor([0.25, 0.12])
-    for name, out in (("filter", 3), ("detail", 12)):
-        weights |= init_filter(name, 3 + sum(CHANNELS[:2]), 5, out, generator)
+    for name in ("filter", "detail"):
+        weights |= init_filter(name, 3 + sum(CHANNELS[:2]), 5, generator)
     weights |= init_between("detail", 5, 2, generator)
     for name, out in (("filter", 3), ("detail", 12)):
         weights[f"{name}.out"] = torch.randn(out, 5, 3, 3, generator=generator) * 0.1

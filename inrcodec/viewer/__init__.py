@@ -32,7 +32,7 @@ from inrcodec import codec, lattice, render
 from inrcodec.bitstream import Limits, SinrFile, unpack
 from inrcodec.image import Picture, exif_texts, format_picture
 from inrcodec.options import DecodeOptions, index_quality
-from inrcodec.prior import Prior
+from inrcodec.prior import FIRST_FILTER, Prior
 from inrcodec.render import Parameters
 
 __all__ = ["page"]
@@ -131,7 +131,7 @@ def _model(prior: Prior, parameters: Parameters) -> tuple[dict[str, Any], bytes]
         powers = np.array([1, parameters.conditioning, parameters.conditioning**2], np.float32)
         planes = inputs[coordinates:] - (GROUP if coordinates else 0)
         seen = np.concatenate([np.arange(3), GROUP + planes[: tensors["filter.in"].shape[1] - 3]])
-        filters += [render.FIRST_FILTER, *render.behind(parameters)]
+        filters += [FIRST_FILTER, *render.behind(parameters)]
         for filter_name in filters:
             first, last = tensors[f"{filter_name}.in"], tensors[f"{filter_name}.out"]
             features = np.arange(len(first))
