@@ -23,6 +23,6 @@ def adam_step(state: State, gradient: Tensor, rate: Tensor, count: Tensor) -> St
     return values - rate / (1 - MEAN**count) * mean / size, mean, square
 
 
-def bits_slope(changes: Tensor, unit: float, bits: float) -> Tensor:
-    """The gradient of changes' own bits, which are `bits` log2(1 + |change| / unit) each."""
-    return bits / math.log(2) * changes.sign() / (unit + changes.abs())
+def bits_slope(changes: Tensor, bits: float) -> Tensor:
+    """The gradient of changes' own bits, which are `bits` log2(1 + |change|) each."""
+    return bits / math.log(2) * changes.sign() / (1 + changes.abs())

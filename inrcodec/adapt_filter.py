@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import native, synthesis
 from inrcodec.adam import State, adam_step, bits_slope
-from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, pack_deltas
+from inrcodec.deltas import BITS, FILTER, FilterDeltas, changed_filter, expected, filter_units
+from inrcodec.entropy import encode_deltas
 from inrcodec.graphs import Recorded
 from inrcodec.objective import SQUARED_UNIT, within_memory
 from inrcodec.parallel import in_parallel
@@ -28,11 +31,10 @@ from inrcodec.tile import FieldModel, Network, by_tap, compiled_for, powers, til
 __all__ = ["adapt_filter"]
 
 STEPS = 300  # of Adam: few of the changes are worth their bits, and it takes long to tell which
-RATE = 8e-4  # first step; falls to zero
+PACE = 0.35  # of its first step, in units; falls to zero
 SIDE = {"cpu": 64, "cuda": 256}  # pixels along the sides of a tile: a step looks at one
 MOST = 1 << 22  # pixels in all tiles that are looked at: those of larger pictures are drawn
-EXPONENTS = (7, 8, 9)  # tried
-BITS = 4.0  # of a change by one unit
+EXPONENT, EXPONENTS = 8, (6, 7, 8, 9)  # of the unit in a descent, and those that are tried after it
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,8 @@ class _Aim:
 
     start: Mapping[str, Tensor]  # the prior's filter
     q: Tensor
-    unit: float  # of changes, for their bits
+    changes: Tensor  # at first, in units, (weights,)
+    units: Tensor  # of changes, (weights,)
     scale: float  # of a sample's error in J
 
 
@@ -102,6 +105,7 @@ def _parts_at(weights: synthesis.Weights, q: Tensor) -> list[native.Floats]:
 @within_memory
 def adapt_filter(
     model: FieldModel,
+    tensors: Mapping[str, NDArray[Any]],
     fields: Sequence[Tensor],
     target: Tensor,
     q: Tensor,
@@ -112,8 +116,8 @@ def adapt_filter(
 ) -> FilterDeltas | None:
     """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay.
 
-    weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. The descent goes on from the
-    changes `before`.
+    The tensors are the prior's. weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. The
+    descent goes on from the changes `before`.
     """
     network = Network.of(model, q)
 
@@ -123,7 +127,8 @@ def adapt_filter(
         counts = None if weight is None else weight[:, :, rows, columns].contiguous()
         return _Sample(tile.padded().contiguous(), missing.contiguous()[None], counts)
 
-    side = SIDE.get(target.device.type, SIDE["cpu"])
+    device = target.device
+    side = SIDE.get(device.type, SIDE["cpu"])
     places = [
         (rows, columns) for rows, columns in tiles(target, side) if weight is None or weight[0, 0, rows, columns].any()
     ]
@@ -133,83 +138,79 @@ def adapt_filter(
     drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // pixels)]
     samples = list(in_parallel(partial(sample, *places[i]) for i in drawn.tolist()))
 
-    def whole(weights: synthesis.Weights) -> float:
-        """Squared error of the picture, as far as the samples tell."""
+    def error(deltas: FilterDeltas | None) -> float:
+        """Squared error of the picture after changes, as far as the samples tell."""
+        weights = {k: torch.from_numpy(v).to(device) for k, v in changed_filter(tensors, deltas).items()}
         return float(sum(in_parallel(partial(s.error, weights, q) for s in samples))) * count / len(samples)
 
-    start = {name: model.weights[name] for name in FILTER}
-    tensors = {name: tensor.cpu().numpy() for name, tensor in start.items()}
-
-    def changed(deltas: FilterDeltas | None) -> dict[str, Tensor]:
-        """The filter's tensors after changes."""
-        return {k: torch.from_numpy(v).to(target.device) for k, v in changed_filter(tensors, deltas).items()}
-
-    unit = 2.0 ** -EXPONENTS[len(EXPONENTS) // 2]
     order: list[int] = []
     for _ in range(-(-STEPS // len(samples))):
         order += torch.randperm(len(samples), generator=generator).tolist()[::-1]
     looked_at = [samples[i] for i in order[:STEPS]]
-    first = {name: tensor - start[name] for name, tensor in changed(before).items()}
-    descended = _compiled if compiled_for(target.device) else _recorded
-    changes = descended(_Aim(start, q, unit, count / lam), first, looked_at)
-    flat = torch.cat([part.flatten() for part in changes.values()]).cpu().numpy()
+    likely, units = expected(tensors)[0], filter_units(tensors, EXPONENT)
+    first = (
+        np.zeros_like(units)
+        if before is None
+        else np.ldexp(before.values.astype(np.float32), EXPONENT - before.exponent)
+    )
+    start = {name: model.weights[name] for name in FILTER}
+    aim = _Aim(start, q, torch.from_numpy(first).to(device), torch.from_numpy(units).to(device), count / lam)
+    changes = (_compiled if compiled_for(device) else _recorded)(aim, looked_at).cpu().numpy()
     best, least = None, 0.0
     with torch.no_grad():
-        plain = whole(start)
+        plain = error(None)
         for exponent in EXPONENTS:
-            steps = flat * 2.0**exponent
+            steps = changes * np.float32(2.0 ** (exponent - EXPONENT))
             deltas = FilterDeltas(exponent, np.trunc(steps + np.copysign(0.35, steps)).astype(np.int32))
-            gain = (whole(changed(deltas)) - plain) / lam + 8 * len(pack_deltas(Deltas(deltas))[0])
+            gain = (error(deltas) - plain) / lam + 8 * (1 + len(encode_deltas(deltas.values, likely)))
             if gain < least:
                 best, least = deltas, gain
     return best
 
 
 def _pace(turn: int) -> float:
-    """The size of a step of the descent."""
-    return RATE * (1 - turn / STEPS)
+    """The size of a step of the descent, in units."""
+    return PACE * (1 - turn / STEPS)
 
 
-def _recorded(aim: _Aim, changes: Mapping[str, Tensor], samples: Sequence[_Sample]) -> dict[str, Tensor]:
-    """Changes of the filter after a step at each sample; of a bias, the constant."""
-    start = aim.start
+def _recorded(aim: _Aim, samples: Sequence[_Sample]) -> Tensor:
+    """Changes of the filter in units after a step at each sample."""
+    sizes = [part[..., 0].numel() if name.endswith("in_bias") else part.numel() for name, part in aim.start.items()]
 
-    def parts(flat: Tensor) -> list[Tensor]:
-        """Of the filter's shapes, one after the other."""
-        split = torch.split(flat, [tensor.numel() for tensor in start.values()])
-        return [part.view_as(tensor) for part, tensor in zip(split, start.values(), strict=True)]
-
-    flat = torch.cat([changes[name].flatten() for name in start])
-    moving = torch.ones_like(flat)
-    parts(moving)[list(start).index("filter.in_bias")][:, 1:] = 0
+    def moved(changes: Tensor) -> dict[str, Tensor]:
+        """The filter's tensors after changes; of a bias, of the constant."""
+        parts = zip(aim.start.items(), torch.split(changes * aim.units, sizes), strict=True)
+        return {
+            name: torch.cat([(start[:, 0] + part)[:, None], start[:, 1:]], 1) if name.endswith("in_bias")
+            else start + part.view_as(start) for (name, start), part in parts
+        }  # fmt: skip
 
     def step(state: State, tile: Sequence[Tensor], pace: Tensor, number: Tensor) -> State:
-        far = state[0]
-        weights = {name: start[name] + part for name, part in zip(start, parts(far), strict=True)}
-        gradient = torch.cat([part.flatten() for part in _Sample(*tile).slopes(weights, aim.q)])
-        return adam_step(state, (gradient * aim.scale + bits_slope(far, aim.unit, BITS)) * moving, pace, number)
+        by_in, by_bias, *others = _Sample(*tile).slopes(moved(state[0]), aim.q)
+        gradient = torch.cat([part.flatten() for part in (by_in, by_bias[:, 0], *others)])
+        return adam_step(state, gradient * aim.scale * aim.units + bits_slope(state[0], BITS), pace, number)
 
     recorded = Recorded(step)
-    state, numbers = (flat, torch.zeros_like(flat), torch.zeros_like(flat)), flat.new_ones(STEPS).cumsum(0)
-    paces = flat.new_tensor([_pace(turn) for turn in range(STEPS)])
+    zeros = torch.zeros_like(aim.changes)
+    state, numbers = (aim.changes, zeros, zeros.clone()), zeros.new_ones(STEPS).cumsum(0)
+    paces = zeros.new_tensor([_pace(turn) for turn in range(STEPS)])
     for turn, sample in enumerate(samples):
         state = recorded(state, sample.tensors, paces[turn], numbers[turn])
-    found = dict(zip(start, parts(state[0]), strict=True))
-    return found | {"filter.in_bias": found["filter.in_bias"][:, 0]}
+    return state[0]
 
 
-def _compiled(aim: _Aim, changes: Mapping[str, Tensor], samples: Sequence[_Sample]) -> dict[str, Tensor]:
+def _compiled(aim: _Aim, samples: Sequence[_Sample]) -> Tensor:
     """What `_recorded` says, by `native`."""
-    like = _parts_at(aim.start, aim.q)
+    like, units = _parts_at(aim.start, aim.q), aim.units.numpy()
     base = np.concatenate([part.ravel() for part in like])
-    own = dict(changes) | {"filter.in_bias": changes["filter.in_bias"][:, 0]}
-    descent = native.Descent.of(np.concatenate([own[name].flatten().numpy() for name in FILTER]), aim.unit, BITS)
+    descent = native.Descent.of(aim.changes.numpy(), BITS)
     moved, gradient = np.empty_like(base), np.empty_like(base)
     parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
     for turn, sample in enumerate(samples):
-        np.add(base, descent.changes, out=moved)
+        np.multiply(descent.changes, units, out=moved)
+        moved += base
         gradient.fill(0)
         native.filter_slopes(*sample.arrays, parts, SQUARED_UNIT * aim.scale, slopes)
+        gradient *= units
         descent.step(gradient, _pace(turn))
-    found = (torch.from_numpy(part) for part in native.laid_out(descent.changes, like))
-    return dict(zip(FILTER, found, strict=True))
+    return torch.from_numpy(descent.changes)

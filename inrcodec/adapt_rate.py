@@ -7,7 +7,7 @@ do not depend on each other, and of each the changes are kept if they save more 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,21 +19,20 @@ from torch import Tensor
 
 from inrcodec import native, rate
 from inrcodec.adam import State, adam_step, bits_slope
-from inrcodec.deltas import MAX_RATE, changed_rate, rate_units
-from inrcodec.entropy import encode_deltas
+from inrcodec.deltas import BITS, MAX_RATE, changed_rate, expected, rate_units
+from inrcodec.entropy import Expected, encode_deltas
 from inrcodec.graphs import Recorded
 from inrcodec.objective import Coded, within_memory
 from inrcodec.parallel import in_parallel
 from inrcodec.stripe import laplace, level_cells
 from inrcodec.tile import FieldModel, compiled_for
 
-__all__ = ["adapt_rate"]
+__all__ = ["adapt_rate", "rate_energies"]
 
 STEPS = 180  # of Adam: few of the changes are worth their bits, and it takes long to tell which
-PACE = 0.1  # of its first step, in units; falls to zero
+PACE = 0.2  # of its first step, in units; falls to zero
 CELLS = 1 << 12  # of a level in a step, at most; steps take turns with them
 MOST = 1 << 17  # cells of a level that are looked at: those of larger pictures are drawn
-BITS = 4.0  # of a change by one unit
 
 Ints = NDArray[np.int32]
 
@@ -52,24 +51,54 @@ def adapt_rate(
 
     The descent goes on from the changes `before`. Cells that are not coded do not count.
     """
-    trunks = rate.trunks(model.weights, fields)
-    shapes = [rate_units(tensors, level) for level in range(len(fields))]
-    ends = np.cumsum([sum(unit.size for unit in level.values()) for level in shapes])
+    sizes, sample = _sampler(model, tensors, fields, q, seed, coded)
+    ends, likely = np.cumsum(sizes), expected(tensors)[1]
     starts = np.zeros(ends[-1], np.int32) if before is None else before
-    beside = rate.to_floats(changed_rate(tensors, np.ones(ends[-1], np.int32)))
 
     def of_level(level: int, start: Ints) -> Ints:
+        return _adapted(sample(level), start, likely and likely[ends[level] - len(start) : ends[level]])
+
+    found = in_parallel(partial(of_level, *item) for item in enumerate(np.split(starts, ends[:-1])))
+    changes = np.concatenate(list(found))
+    return changes if changes.any() else None
+
+
+@torch.no_grad()
+def rate_energies(
+    model: FieldModel, tensors: Mapping[str, NDArray[Any]], fields: Sequence[Tensor], q: Tensor
+) -> Tensor:
+    """Of each change by a unit, how much it matters for the rate of rounded fields (1, C, h, w), (weights,).
+
+    That is the sum over all values of the square of the gradient of their bits, per cell of level 0.
+    """
+    sizes, sample = _sampler(model, tensors, fields, q, seed=0)
+    parts = [sample(level).energies() for level in range(len(sizes))]
+    return torch.cat(parts) / fields[0][0, 0].numel()
+
+
+def _sampler(
+    model: FieldModel,
+    tensors: Mapping[str, NDArray[Any]],
+    fields: Sequence[Tensor],
+    q: Tensor,
+    seed: int,
+    coded: Sequence[Coded] | None = None,
+) -> tuple[list[int], Callable[[int], _Sample]]:
+    """How many changes each level can have, and what gives a sample of its cells."""
+    trunks, shapes = rate.trunks(model.weights, fields), rate_units(tensors)
+    sizes = [sum(unit.size for unit in level.values()) for level in shapes]
+    beside = rate.to_floats(changed_rate(tensors, np.ones(sum(sizes), np.int32)))
+
+    def sample(level: int) -> _Sample:
         values, trunk, generator = fields[level][0], trunks[level], torch.Generator().manual_seed(seed + level)
         mask = torch.ones_like(values[0]) if coded is None else coded[level].mask
         first, own = _drawn(model, level, q, values, None if trunk is None else trunk[0], mask, generator)
         parts = [model.weights[name] for name in shapes[level]]
         units = [beside[name].to(first.device) - part for name, part in zip(shapes[level], parts, strict=True)]
         parts[0], units[0] = parts[0][:, 0], units[0][:, 0]  # of the first bias, the constant
-        return _adapted(_Sample(first, own, int(mask.sum()), parts, units), start)
+        return _Sample(first, own, int(mask.sum()), parts, units)
 
-    found = in_parallel(partial(of_level, *item) for item in enumerate(np.split(starts, ends[:-1])))
-    changes = np.concatenate(list(found))
-    return changes if changes.any() else None
+    return sizes, sample
 
 
 def _drawn(
@@ -119,13 +148,30 @@ class _Sample:
 
     def slopes(self, changes: Tensor, first: Tensor, values: Tensor) -> Tensor:
         """The gradient of `bits` by changes, as far as cells (hidden, n), (C, n) of the sample tell."""
+        by_parts = self._by_parts(self._backwards(changes, first, values))
+        found = [(by * unit).flatten() for by, unit in zip(by_parts, self.units, strict=True)]
+        return torch.cat(found) * (self.cells / values.shape[1])
+
+    def energies(self) -> Tensor:
+        """The sum over all the level's values of the square of the slope of their bits by each change, (weights,)."""
+        unchanged = torch.zeros(sum(unit.numel() for unit in self.units), device=self.first.device)
+        squares = [part.square() for part in self._backwards(unchanged, self.first, self.values)]
+        found = [(by * unit.square()).flatten() for by, unit in zip(self._by_parts(squares), self.units, strict=True)]
+        return torch.cat(found) * (self.cells / self.values.shape[1])
+
+    def _backwards(self, changes: Tensor, first: Tensor, values: Tensor) -> list[Tensor]:
+        """Of each cell, slopes by what the layers sum up to, and what the last two see."""
         _, by_offset, by_log_scale, hidden, middle, mid, head = self._bits(changes, first, values)
         by_out = torch.cat([-by_offset, by_log_scale])
         by_middle = torch.ops.aten.threshold_backward(head.T @ by_out, middle, 0)
         by_hidden = torch.ops.aten.threshold_backward(mid.T @ by_middle, hidden, 0)
-        by_parts = [by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1)]
-        found = [(by * unit).flatten() for by, unit in zip(by_parts, self.units, strict=True)]
-        return torch.cat(found) * (self.cells / values.shape[1])
+        return [by_hidden, by_middle, by_out, hidden, middle]
+
+    @staticmethod
+    def _by_parts(slopes: Sequence[Tensor]) -> list[Tensor]:
+        """The sum over the cells of slopes by each part."""
+        by_hidden, by_middle, by_out, hidden, middle = slopes
+        return [by_hidden.sum(1), by_middle @ hidden.T, by_middle.sum(1), by_out @ middle.T, by_out.sum(1)]
 
     def _moved(self, changes: Tensor) -> list[Tensor]:
         """What is added to `first`, (hidden,), and the other parts, after changes."""
@@ -142,7 +188,7 @@ class _Sample:
         return *laplace(values - mean, log_scale), hidden, middle, mid, head
 
 
-def _adapted(sample: _Sample, start: Ints) -> Ints:
+def _adapted(sample: _Sample, start: Ints, likely: Expected | None) -> Ints:
     """Changes of a level in units, all zero if they do not pay."""
     count = sample.first.shape[1]
     if sample.cells < len(start):  # too few for changes of so many weights to pay
@@ -156,7 +202,7 @@ def _adapted(sample: _Sample, start: Ints) -> Ints:
     whole = (changes + 0.35 * changes.sign()).trunc().clamp(-MAX_RATE, MAX_RATE)
     found: Ints = whole.to(torch.int32).cpu().numpy()
     saved = sample.bits(torch.zeros_like(whole)) - sample.bits(whole)
-    return found if saved > 8 * len(encode_deltas(found)) else np.zeros_like(found)
+    return found if saved > 8 * len(encode_deltas(found, likely)) else np.zeros_like(found)
 
 
 def _pace(turn: int) -> float:
@@ -169,7 +215,7 @@ def _recorded(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tenso
 
     def step(state: State, first: Tensor, values: Tensor, pace: Tensor, number: Tensor) -> State:
         changes = state[0]
-        gradient = sample.slopes(changes, first, values) + bits_slope(changes, 1.0, BITS)
+        gradient = sample.slopes(changes, first, values) + bits_slope(changes, BITS)
         return adam_step(state, gradient, pace, number)
 
     recorded = Recorded(step)
@@ -184,7 +230,7 @@ def _compiled(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tenso
     """What `_recorded` says, by `native`."""
     fixed, like = [torch.zeros_like(sample.parts[0]), *sample.parts[1:]], [part.numpy() for part in sample.parts]
     base, units = (torch.cat([part.flatten() for part in parts]).numpy() for parts in (fixed, sample.units))
-    descent = native.Descent.of(changes.numpy(), 1.0, BITS)
+    descent = native.Descent.of(changes.numpy(), BITS)
     moved, gradient = np.empty_like(base), np.empty_like(base)
     parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
     first, values = sample.first.numpy(), sample.values.numpy()

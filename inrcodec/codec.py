@@ -231,7 +231,7 @@ class _Encoder:
         shown = fields if self.coded is None else tuple(map(continued, fields, self.coded))
         parameters = Parameters(rows, columns, conditioning(own), network, shown, spacing=self.spacing)
         post = post_filter_pays(self.prior, parameters, self.pixels, self.seen)
-        return self._packed(index, [*pack_deltas(changes), *streams], fields, changes, post)
+        return self._packed(index, [*pack_deltas(changes, self.prior.tensors), *streams], fields, changes, post)
 
     def _packed(self, index: int, groups: list[bytes], fields: Fields, changes: Deltas, post: bool = False) -> _Attempt:
         file = replace(

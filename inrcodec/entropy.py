@@ -41,12 +41,17 @@ Fields (rate model)
     uniform below 2, 1 if negative; with e = |d >> k| - 15, how many bits of e follow its highest, of a table that
     halves from 2**19 to 2**4 and ends in another 2**4; and these bits, uniform.
 
-Deltas (static model)
+Deltas (static model, or a prior's)
     A group of changes, in row-major order: two bytes s and m that pick the static tables (0 if they are missing), and
     a stream of a bitmap of which are not zero (the significance bitmap), their magnitudes, their signs (uniform
     below 2, 1 if negative) and, uniform below 32767, what each magnitude of 255 or more has above 255.
     Of the bitmap, 1 has the count (2 s + 1) 2**13 and 0 the rest. Magnitudes 1..255 are a table: with v what is left
     of 2**20, magnitude j has max(1, v (63 - 2 m) // 64), but leaves at least 255 - j; 255 has what is left.
+    A prior may expect of each change with c that it is not zero, with p that it is positive then, and with g that it
+    goes on to grow, all in 2**-16. Then 1 has the count 2**4 leant(c, s) in the bitmap, magnitude j has
+    max(1, v (2**16 - leant(g, m + 16)) // 2**16), and sign 0 the count 2**4 p. leant(c, k) has the odds of c times
+    2**((k - 32) / 4): it is clip(2**16 a // (a + (2**16 - c) 2**18), 1, 2**16 - 1), with a = c f 2**(k // 4) and
+    f = 1024, 1218, 1448 or 1722 for k mod 4 = 0, 1, 2 or 3.
 
 Sources: context modelling as in Cool-Chic (Ladune et al., ICCV 2023) and C3 (Kim et al., CVPR
 2024); integer networks as in Balle et al., "Integer networks for data compression", ICLR 2019.
@@ -512,69 +517,131 @@ def _read_level(tensors: Mapping[str, NDArray[Any]], level: int, channels: int, 
     )
 
 
-# --- deltas: static tables ---------------------------------------------------------------
+# --- deltas: static tables, or what a prior expects --------------------------------------
 
-DENSITIES = 64  # significance tables: probability (2 k + 1) / 128 of being non-zero
-DECAYS = 32  # magnitude tables: magnitude m + 1 follows m with probability (2 k + 1) / 64
+DENSITIES = 64  # tables of the bitmap: probability (2 k + 1) / 128 of being non-zero, or odds leant so far
+DECAYS = 32  # tables of magnitudes: magnitude m + 1 follows m with probability (2 k + 1) / 64, or odds leant so far
+CHANCES = 1 << 16  # what a probability of 1 is, where a prior says one
+QUARTERS = (1024, 1218, 1448, 1722)  # 1024 times 2**(k / 4)
+EVEN = 18  # log2 of what odds are multiplied by in the middle of the tables
 _MAGNITUDES = 255  # symbols; the last stands for an escape
 
+Chances = NDArray[np.uint16]
 
-def _magnitude_table(decay: int) -> NDArray[np.float32]:
-    """Probabilities of magnitudes 1..254 and of an escape: geometric, in integers of sum 2**20."""
-    counts, left = [], TABLE_SUM
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a prior expects of each delta of a group (N,): probabilities in 2**-16, each 1..65535."""
+
+    changes: Chances  # that it is not zero
+    rises: Chances  # that it is positive, if so
+    grows: Chances  # that it is larger by 1 than any magnitude that it has at least
+
+    def __getitem__(self, own: slice) -> Expected:
+        return Expected(self.changes[own], self.rises[own], self.grows[own])
+
+
+def _chances(table: int, tables: int, expected: Chances | None, count: int) -> Ints:
+    """Probabilities (N,) in 2**-16 of a table: all the same, or those expected with their odds leant."""
+    if expected is None:
+        return np.full(count, (2 * table + 1) * CHANCES // (2 * tables))
+    lean = table + (DENSITIES - tables) // 2
+    odds = expected.astype(np.int64) * (QUARTERS[lean % 4] << lean // 4)
+    against = (CHANCES - expected.astype(np.int64)) << EVEN
+    return (odds * CHANCES // (odds + against)).clip(1, CHANCES - 1)
+
+
+def _best_table(tables: int, expected: Chances | None, hits: NDArray[Any], misses: NDArray[Any]) -> int:
+    """The table that makes so many ones and zeros, of each of N, cost least: cost is convex."""
+
+    def cost(table: int) -> float:
+        chances = _chances(table, tables, expected, len(hits)) / CHANCES
+        return -float(hits @ np.log2(chances) + misses @ np.log2(1 - chances))
+
+    low, high = 0, tables - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= cost(middle + 1) else (middle + 1, high)
+    return low
+
+
+def _of_ones(chances: Ints) -> NDArray[np.float32]:
+    """Probabilities of 0 and 1, (N, 2)."""
+    return (np.stack([CHANCES - chances, chances], 1) / CHANCES).astype(np.float32)
+
+
+def _of_magnitudes(chances: Ints) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Probabilities of magnitudes 1..254 and of an escape, (n, 255), of some after the others.
+
+    They are geometric, in integers of sum 2**20.
+    """
+    distinct, which = np.unique(chances, return_inverse=True)
+    counts, left = np.empty((len(distinct), _MAGNITUDES), np.int32), np.full(len(distinct), TABLE_SUM)
     for m in range(_MAGNITUDES - 1):
-        count = max(1, left * (2 * (DECAYS - decay) - 1) // (2 * DECAYS))
-        count = min(count, left - (_MAGNITUDES - 1 - m))
-        counts.append(count)
-        left -= count
-    return (np.array([*counts, left]) / TABLE_SUM).astype(np.float32)
+        counts[:, m] = np.minimum((left * (CHANCES - distinct) // CHANCES).clip(1), left - (_MAGNITUDES - 1 - m))
+        left -= counts[:, m]
+    counts[:, -1] = left
+    for start in range(0, len(chances), RUN):
+        run = slice(start, start + RUN)
+        yield run, (counts[which[run]] / TABLE_SUM).astype(np.float32)
 
 
-def _density_table(density: int) -> NDArray[np.float32]:
-    significant = (2 * density + 1) / (2 * DENSITIES)
-    return np.array([1 - significant, significant], np.float32)
+def _of_signs(expected: Expected | None, significant: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Probabilities of positive and negative deltas that are not zero, (N, 2)."""
+    rises = np.full(int(significant.sum()), CHANCES // 2) if expected is None else expected.rises[significant]
+    return _of_ones(CHANCES - rises.astype(np.int64))
 
 
-def encode_deltas(values: NDArray[np.int32]) -> bytes:
+def _changes(expected: Expected | None) -> Chances | None:
+    return None if expected is None else expected.changes
+
+
+def _grows(expected: Expected | None, significant: NDArray[np.bool_]) -> Chances | None:
+    return None if expected is None else expected.grows[significant]
+
+
+def encode_deltas(values: NDArray[np.int32], expected: Expected | None = None) -> bytes:
     """A group's quantized deltas (N,), each within +-32767."""
     if values.size and np.abs(values).max() > MAX_VALUE:
         raise ValueError(f"deltas must be within +-{MAX_VALUE}")
     significant = values != 0
     magnitudes = np.abs(values[significant]) - 1  # from 0
-    density = min(DENSITIES - 1, int(significant.mean() * DENSITIES)) if values.size else 0
-    mean = float(magnitudes.mean()) if magnitudes.size else 0.0
-    decay = min(DECAYS - 1, int(mean / (1 + mean) * DECAYS))
-    encoder = RangeEncoder()
-    encoder.encode(significant.astype(np.int32), Categorical(_density_table(density), perfect=False))
-    last = _MAGNITUDES - 1
-    table = Categorical(_magnitude_table(decay), perfect=False)
-    encoder.encode(np.minimum(magnitudes, last).astype(np.int32), table)
-    encoder.encode((values[significant] < 0).astype(np.int32), Uniform(2))
+    total, changes, grows = len(magnitudes), _changes(expected), _grows(expected, significant)
+    density = _best_table(DENSITIES, changes, significant, ~significant)
+    decay = _best_table(DECAYS, grows, magnitudes, np.ones(total))
+    encoder, last = RangeEncoder(), _MAGNITUDES - 1
+    encoder.encode(significant.astype(np.int32), _SYMBOLS, _of_ones(_chances(density, DENSITIES, changes, values.size)))
+    for run, table in _of_magnitudes(_chances(decay, DECAYS, grows, total)):
+        encoder.encode(np.minimum(magnitudes[run], last).astype(np.int32), _SYMBOLS, table)
+    if total:
+        encoder.encode((values[significant] < 0).astype(np.int32), _SYMBOLS, _of_signs(expected, significant))
     for rest in magnitudes[magnitudes >= last] - last:
         encoder.encode(int(rest), Uniform(MAX_VALUE))
     return (bytes([density, decay]) + _bytes(encoder)).rstrip(b"\0")
 
 
-def decode_deltas(data: bytes, count: int) -> NDArray[np.int32]:
+def decode_deltas(data: bytes, count: int, expected: Expected | None = None) -> NDArray[np.int32]:
     """The `count` deltas of a group. SinrError if the bytes hold no such thing."""
     density, decay = data[:2].ljust(2, b"\0")
     if density >= DENSITIES or decay >= DECAYS:
         raise SinrError(f"deltas: tables {density}, {decay} are not known")
-    decoder = RangeDecoder(_words(data[2:]))
+    decoder, last = RangeDecoder(_words(data[2:])), _MAGNITUDES - 1
+    values = np.zeros(count, np.int32)
     try:
-        significant = decoder.decode(Categorical(_density_table(density), perfect=False), count).astype(bool)
-        total = int(significant.sum())
-        magnitudes = decoder.decode(Categorical(_magnitude_table(decay), perfect=False), total)
-        negative = decoder.decode(Uniform(2), total)
-        last = _MAGNITUDES - 1
-        for i in np.flatnonzero(magnitudes == last):
-            magnitudes[i] += int(decoder.decode(Uniform(MAX_VALUE)))
+        chances = _chances(density, DENSITIES, _changes(expected), count)
+        significant = decoder.decode(_SYMBOLS, _of_ones(chances)).astype(bool)
+        if total := int(significant.sum()):
+            magnitudes = np.empty(total, np.int32)
+            for run, table in _of_magnitudes(_chances(decay, DECAYS, _grows(expected, significant), total)):
+                magnitudes[run] = decoder.decode(_SYMBOLS, table)
+            negative = decoder.decode(_SYMBOLS, _of_signs(expected, significant))
+            for i in np.flatnonzero(magnitudes == last):
+                magnitudes[i] += int(decoder.decode(Uniform(MAX_VALUE)))
+            values[significant] = (magnitudes + 1) * np.where(negative, -1, 1)
     except (ValueError, AssertionError) as error:
         raise SinrError(f"deltas: not a valid stream ({error})") from None
     if not decoder.maybe_exhausted():
         raise SinrError(f"deltas: {len(data)} bytes hold more than {count} values")
-    if total and magnitudes.max() >= MAX_VALUE:
+    if np.abs(values).max(initial=0) > MAX_VALUE:
         raise SinrError(f"a delta is beyond +-{MAX_VALUE}")
-    values = np.zeros(count, np.int32)
-    values[significant] = (magnitudes + 1) * np.where(negative, -1, 1)
     return values

@@ -185,7 +185,7 @@ class _Fit:
         aim, tensors = self.aim, self.prior.tensors
         if self.given.start is None:
             nearest, draws = [z.round() for z in fields], torch.Generator().manual_seed(self.seed)
-            filtered = aim.model, shown(nearest, aim.coded), aim.target, aim.q, aim.lam, draws, aim.weight
+            filtered = aim.model, tensors, shown(nearest, aim.coded), aim.target, aim.q, aim.lam, draws, aim.weight
             rated = aim.model, tensors, nearest, aim.q, self.seed
             # Neither depends on the other: another thread is at the rates while this one is at the filter.
             rates = in_parallel([partial(adapt_rate, *rated, before=self.deltas.rate, coded=aim.coded)])

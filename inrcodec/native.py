@@ -98,17 +98,16 @@ def rate_slopes(first: Floats, values: Floats, parts: Sequence[Floats], slopes: 
 
 @dataclass(eq=False)
 class Descent:
-    """Adam (see `adam`) on changes (n,), each of which costs so many bits times log2(1 + |change| / unit)."""
+    """Adam (see `adam`) on changes (n,), each of which costs so many bits times log2(1 + |change|)."""
 
     state: Floats  # (3, n): the changes, and means of the gradient and of its square
-    unit: float
     bits: float
     count: int = 0
 
     @classmethod
-    def of(cls, changes: Floats, unit: float, bits: float) -> Descent:
+    def of(cls, changes: Floats, bits: float) -> Descent:
         """From these on."""
-        return cls(np.stack([changes, np.zeros_like(changes), np.zeros_like(changes)]), unit, bits)
+        return cls(np.stack([changes, np.zeros_like(changes), np.zeros_like(changes)]), bits)
 
     @property
     def changes(self) -> Floats:
@@ -119,7 +118,7 @@ class Descent:
     def step(self, gradient: Floats, rate: float) -> None:
         """One further step, of a size, down a gradient (n,) besides that of the bits."""
         self.count += 1
-        _kernels.adam(self.state, gradient, self.unit, self.bits, rate, self.count)
+        _kernels.adam(self.state, gradient, self.bits, rate, self.count)
 
 
 def laid_out(flat: Floats, like: Sequence[Floats]) -> list[Floats]:

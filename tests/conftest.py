@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from inrcodec import native
 from inrcodec.analysis import init_analysis
+from inrcodec.deltas import delta_counts
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.rate import init_rate, to_integers
 from inrcodec.siren import init_siren
@@ -60,6 +62,16 @@ def make_post_prior(folder: Path) -> Prior:
     return save_prior(folder / "post.safetensors", "post", prior.architecture, tensors)
 
 
+def make_expecting_prior(folder: Path) -> Prior:
+    """The prior of `make_field_prior`, which expects something of each change and has units of its own for them."""
+    prior, rng = make_field_prior(folder), np.random.default_rng(1)
+    own = dict[str, NDArray[Any]]()
+    for kind, count in zip(("filter", "rate"), delta_counts(prior.tensors), strict=True):
+        own[f"deltas.{kind}"] = rng.integers(1, 1 << 16, (3, count)).astype(np.uint16)
+        own[f"deltas.{kind}_unit"] = rng.integers(-3, 4, count).astype(np.int8)
+    return save_prior(folder / "expecting.safetensors", "expecting", prior.architecture, {**prior.tensors, **own})
+
+
 def make_network_prior(folder: Path) -> Prior:
     """A sparse prior of coordinates alone, half of whose hidden weights are pruned."""
     generator = torch.Generator().manual_seed(1)
@@ -78,6 +90,11 @@ def field_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 @pytest.fixture(scope="session")
 def post_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
     return make_post_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture(scope="session")
+def expecting_prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return make_expecting_prior(tmp_path_factory.mktemp("prior"))
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,8 @@ INDEX = FOLDER / "index.json"
 TINY = ("fields", "network")  # kinds of priors, with and without fields
 BUNDLED = ("photo", "sparse-siren")
 POST = "post"  # the kind of one with a post-filter
-CARRIERS = {kind: f"{kind}.sinr" for kind in (*TINY, POST, *BUNDLED)}  # self-contained files, by their kind of prior
+EXPECTING = "expecting"  # the kind of one that says what it expects of deltas
+CARRIERS = {kind: f"{kind}.sinr" for kind in (*TINY, POST, EXPECTING, *BUNDLED)}  # self-contained files, by kind
 SIZES = ((1, 1), (1, 13), (9, 1), (6, 8), (67, 5), (130, 3))  # height, width
 QUALITIES = (1, 20, 40, 60, 80, 100)
 
@@ -103,7 +104,7 @@ def numbers_of(
         changes = deltas or Deltas()
         model = RateModel(changed_rate(prior.tensors, changes.rate), channels)
         coded = None if alpha is None else visible_cells(alpha > 0, len(channels), spacing)
-        return (*pack_deltas(changes), *model.encode(fields, 100, coded))
+        return (*pack_deltas(changes, prior.tensors), *model.encode(fields, 100, coded))
     return tuple(encode_deltas(draw(int(mask.sum()) + len(mask))) for mask in map(prior.mask, range(prior.layers)))
 
 
@@ -128,6 +129,10 @@ def recipes(kind: str, prior: Prior) -> dict[str, Callable[[], bytes]]:
     def few(count: int) -> NDArray[np.int32]:
         return rng.integers(-2, 3, count, dtype=np.int32)
 
+    if kind == EXPECTING:
+        of_filter, of_rate = delta_counts(prior.tensors)
+        changes = Deltas(FilterDeltas(7, few(of_filter)), few(of_rate))
+        return {f"{kind}-changed.sinr": built(numbers_of(prior, few, changes))}
     if kind == POST:
         return {f"{kind}-filtered.sinr": built(numbers_of(prior, few), post=True)}
     grey = Picture(np.repeat(scene()[..., :1], 3, axis=2), grey=True)
@@ -173,7 +178,7 @@ def record(name: str, kind: str, data: bytes, prior: Prior) -> dict[str, str]:
 
 def main() -> None:
     """Make what is missing."""
-    from conftest import make_field_prior, make_network_prior, make_post_prior
+    from conftest import make_expecting_prior, make_field_prior, make_network_prior, make_post_prior
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
@@ -181,6 +186,7 @@ def main() -> None:
         "fields": make_field_prior,
         "network": make_network_prior,
         POST: make_post_prior,
+        EXPECTING: make_expecting_prior,
     }
     for kind, carrier in CARRIERS.items():
         if carrier not in index:

@@ -78,7 +78,7 @@ def read_tensors(data: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metadata of a prior's file, and its tensors as nested lists of numbers."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    codes = {"U8": "B", "I32": "i", "I64": "q", "F32": "f"}
+    codes = {"U8": "B", "I8": "b", "U16": "H", "I32": "i", "I64": "q", "F32": "f"}
     tensors = {}
     for name, entry in header.items():
         if name != "__metadata__":
@@ -182,20 +182,26 @@ def rate_deltas(group: bytes, levels: int, tensors: dict[str, Any]) -> list[int]
         t = {part: tensors[f"rate.{level}.{part}"] for part in ("mid", "head")}
         hidden = len(t["mid"][0])
         count += hidden + sum(len(rows) * (len(rows[0]) + 1) for rows in t.values())
-    return read_deltas(group, count) if group else []
+    return read_deltas(group, count, tensors.get("deltas.rate")) if group else []
 
 
 def changed_rates(group: bytes, levels: int, tensors: dict[str, Any]) -> dict[str, Any]:
     """The tensors of the rate model that a picture may change."""
-    values, changed = iter(rate_deltas(group, levels, tensors)), dict[str, Any]()
+    deltas, changed = rate_deltas(group, levels, tensors), dict[str, Any]()
+    values = zip(deltas, tensors.get("deltas.rate_unit", [0] * len(deltas)), strict=True)
+
+    def change(octave: int, most: int = 99) -> int:
+        value, own = next(values)
+        return int(value << min(octave + own, most))
+
     for level in range(levels if group else 0):
         t = {part: tensors[f"rate.{level}.{part}"] for part in ("bias", "mid", "mid_bias", "head", "head_bias")}
         half = len(t["head"]) // 2
-        own: dict[str, Any] = {"bias": [[b[0] + (next(values) << 27), *b[1:]] for b in t["bias"]]}
-        own["mid"] = [[w + (next(values) << 7) for w in row] for row in t["mid"]]
-        own["mid_bias"] = [b + (next(values) << 15) for b in t["mid_bias"]]
-        own["head"] = [[w + (next(values) << (7 if i < half else 10)) for w in row] for i, row in enumerate(t["head"])]
-        own["head_bias"] = [b + (next(values) << (15 if i < half else 18)) for i, b in enumerate(t["head_bias"])]
+        own: dict[str, Any] = {"bias": [[b[0] + change(27), *b[1:]] for b in t["bias"]]}
+        own["mid"] = [[w + change(7, 10) for w in row] for row in t["mid"]]
+        own["mid_bias"] = [b + change(15) for b in t["mid_bias"]]
+        own["head"] = [[w + change(7 if i < half else 10, 10) for w in row] for i, row in enumerate(t["head"])]
+        own["head_bias"] = [b + change(15 if i < half else 18) for i, b in enumerate(t["head_bias"])]
         changed |= {f"rate.{level}.{part}": value for part, value in own.items()}
     return changed
 
@@ -298,19 +304,34 @@ def _trunk(field: Field, coarser: Any, t: Any) -> list[list[list[int]]]:
     return [[features(y, x) for x in range(width)] for y in range(height)]
 
 
-def read_deltas(group: bytes, count: int) -> list[int]:
-    """The changes of a layer's surviving weights and biases."""
-    density, decay = group[:2].ljust(2, b"\0")
+def leant(chance: int, table: int) -> int:
+    """A probability in 2**-16, its odds multiplied."""
+    a = chance * (1024, 1218, 1448, 1722)[table % 4] << table // 4
+    return clip((a << 16) // (a + ((65536 - chance) << 18)), 1, 65535)
+
+
+def magnitudes_of(grows: int) -> tuple[int, ...]:
+    """Counts of magnitudes, of which each goes on to the next with a probability in 2**-16."""
     counts, left = [], 1 << 20
     for magnitude in range(254):
-        share = left * (63 - 2 * decay) // 64
-        counts.append(min(max(1, share), left - (254 - magnitude)))
+        counts.append(min(max(1, left * (65536 - grows) >> 16), left - (254 - magnitude)))
         left -= counts[-1]
+    return (*counts, left)
+
+
+def read_deltas(group: bytes, count: int, expected: list[list[int]] | None = None) -> list[int]:
+    """The changes of a layer's surviving weights and biases."""
+    density, decay = group[:2].ljust(2, b"\0")
+    changes, rises, grows = expected or ([0] * count, [32768] * count, [0] * count)
+    if expected:
+        changes, grows = [leant(chance, density) for chance in changes], [leant(chance, decay + 16) for chance in grows]
+    else:
+        changes, grows = [(2 * density + 1) << 9] * count, [(2 * decay + 1) << 10] * count
     decoder = RangeDecoder(group[2:])
-    significant = bounds_of(((127 - 2 * density) << 13, (2 * density + 1) << 13))
-    bitmap = [decoder.symbol(significant) for _ in range(count)]
-    magnitudes = [decoder.symbol(bounds_of((*counts, left))) for _ in range(sum(bitmap))]
-    signs = [decoder.uniform(2) for _ in magnitudes]
+    bitmap = [decoder.symbol(bounds_of(((65536 - chance) << 4, chance << 4))) for chance in changes]
+    places = [at for at, bit in enumerate(bitmap) if bit]
+    magnitudes = [decoder.symbol(bounds_of(magnitudes_of(grows[at]))) for at in places]
+    signs = [decoder.symbol(bounds_of((rises[at] << 4, (65536 - rises[at]) << 4))) for at in places]
     magnitudes = [m + decoder.uniform(32767) if m == 254 else m for m in magnitudes]
     values = iter([-(m + 1) if sign else m + 1 for m, sign in zip(magnitudes, signs, strict=True)])
     return [next(values) if bit else 0 for bit in bitmap]

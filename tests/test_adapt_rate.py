@@ -34,7 +34,7 @@ def test_a_file_with_the_changes_is_smaller(field_prior: Prior, height: int, wid
         sum(map(len, RateModel(changed_rate(field_prior.tensors, changes), CHANNELS).encode(own, INDEX)))
         for changes in (None, found)
     )
-    assert adapted + len(pack_deltas(Deltas(rate=found))[1]) < plain
+    assert adapted + len(pack_deltas(Deltas(rate=found), field_prior.tensors)[1]) < plain
 
 
 def test_a_descent_goes_on_from_what_one_has_found(field_prior: Prior) -> None:

@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 
 from inrcodec.bitstream import Colour, SinrFile, pack, unpack
 from inrcodec.codec import encode, read_parameters
-from inrcodec.entropy import RateModel, decode_deltas, encode_deltas
+from inrcodec.deltas import Deltas, changed_rate, delta_counts, pack_deltas
+from inrcodec.entropy import Expected, RateModel, decode_deltas, encode_deltas
 from inrcodec.image import Picture
 from inrcodec.lattice import field_shapes
 from inrcodec.options import EncodeOptions
@@ -42,8 +43,24 @@ def test_a_decoder_written_from_the_spec_finds_the_same_fields(
 def test_a_decoder_written_from_the_spec_finds_the_same_deltas(spread: float) -> None:
     rng = np.random.default_rng(3)
     deltas = np.rint(rng.laplace(0, spread, 400)).clip(-32767, 32767).astype(np.int32)
-    group = encode_deltas(deltas)
-    assert plain_decoder.read_deltas(group, 400) == deltas.tolist() == decode_deltas(group, 400).tolist()
+    likely = rng.integers(1, 1 << 16, (3, 400)).astype(np.uint16)
+    for expected, plain in ((None, None), (Expected(*likely), likely.tolist())):
+        group = encode_deltas(deltas, expected)
+        found = decode_deltas(group, 400, expected).tolist()
+        assert plain_decoder.read_deltas(group, 400, plain) == deltas.tolist() == found
+
+
+def test_a_decoder_written_from_the_spec_finds_the_same_changes(expecting_prior: Prior) -> None:
+    tensors, rng, fields = expecting_prior.tensors, np.random.default_rng(4), random_fields(22, 37, 0.8)
+    _, count = delta_counts(tensors)
+    changes = np.where(rng.random(count) < 0.2, rng.integers(-9, 10, count), 0).astype(np.int32)
+    streams = RateModel(changed_rate(tensors, changes), CHANNELS).encode(fields, 40)
+    groups = (*pack_deltas(Deltas(rate=changes), tensors), *streams)
+    file = SinrFile(37, 22, Colour.RGB, 8, 40, 40, expecting_prior.id, groups, prior=expecting_prior.data)
+    container = plain_decoder.read_container(pack(file))
+    meta, plain = plain_decoder.read_tensors(container.chunks[1])
+    found = plain_decoder.read_fields(container, meta["channels"], plain)
+    assert all(np.array_equal(a, b) for a, b in zip(found, fields, strict=True))
 
 
 def test_a_decoder_written_from_the_spec_reads_what_encode_writes(

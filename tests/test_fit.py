@@ -77,7 +77,7 @@ def test_pictures_are_fitted_together_as_each_is_alone(
         together = fit_together(field_prior, pictures[chosen], steps, CPU)
         for (fields, deltas), (expected, own) in zip(together, alone[chosen], strict=True):
             assert all(map(np.array_equal, fields, expected))
-            assert pack_deltas(deltas) == pack_deltas(own)
+            assert pack_deltas(deltas, field_prior.tensors) == pack_deltas(own, field_prior.tensors)
 
 
 def test_progress_counts_the_steps(field_prior: Prior, picture: NDArray[np.uint8]) -> None:

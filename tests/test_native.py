@@ -213,7 +213,7 @@ def test_arrays_of_adapting_that_do_not_fit_are_refused() -> None:
     for *arrays, own, by in refused:
         with pytest.raises(ValueError, match="expected"):
             native.filter_slopes(*arrays, own, 1.0, by)  # type: ignore[arg-type, call-arg]
-    descent = native.Descent.of(np.zeros(7, np.float32), 1.0, 4.0)
+    descent = native.Descent.of(np.zeros(7, np.float32), 4.0)
     descent.step(np.ones(7, np.float32), 0.1)
     assert np.allclose(descent.changes, -0.1)
     with pytest.raises(ValueError, match="expected size 7, found 6"):
@@ -222,9 +222,9 @@ def test_arrays_of_adapting_that_do_not_fit_are_refused() -> None:
 
 def test_a_descent_is_adam_on_the_gradient_and_the_changes_own_bits() -> None:
     changes, gradients = random(83).sign() * torch.rand(83), [random(83, seed=seed) for seed in range(5)]
-    descent, state = native.Descent.of(changes.numpy(), 0.3, 4.0), (changes, torch.zeros(83), torch.zeros(83))
+    descent, state = native.Descent.of(changes.numpy(), 4.0), (changes, torch.zeros(83), torch.zeros(83))
     for number, gradient in enumerate(gradients, start=1):
-        whole = gradient + bits_slope(state[0], 0.3, 4.0)
+        whole = gradient + bits_slope(state[0], 4.0)
         state = adam_step(state, whole, torch.tensor(0.01), torch.tensor(float(number)))
         descent.step(gradient.numpy(), 0.01)
     for found, expected in zip(descent.state, state, strict=True):

@@ -737,14 +737,14 @@ static double ends(const Ends *m, ptrdiff_t n, float *scratch, Row *rows)
     return total;
 }
 
-/* A step of Adam (see `adam`) on changes (n,), of given gradient and bits log2(1 + |change| / unit) of each. */
+/* A step of Adam (see `adam`) on changes (n,), of given gradient and bits log2(1 + |change|) of each. */
 static void adam(ptrdiff_t n, float *restrict changes, float *restrict mean, float *restrict square,
-                 const float *restrict gradient, float unit, float bits, float rate, int count)
+                 const float *restrict gradient, float bits, float rate, int count)
 {
     const float own = rate / (1 - powf(MEAN_KEPT, (float)count)), unbiased = 1 / (1 - powf(SQUARE_KEPT, (float)count));
     for (ptrdiff_t j = 0; j < n; j++) {
         float change = changes[j], sign = change > 0 ? 1 : change < 0 ? -1 : 0;
-        float slope = gradient[j] + bits * PER_BIT * sign / (unit + fabsf(change));
+        float slope = gradient[j] + bits * PER_BIT * sign / (1 + fabsf(change));
         mean[j] += (1 - MEAN_KEPT) * (slope - mean[j]);
         square[j] += (1 - SQUARE_KEPT) * (slope * slope - square[j]);
         changes[j] = change - own * mean[j] / (sqrtf(square[j] * unbiased) + 1e-8f);

@@ -124,8 +124,8 @@ typedef struct {
                        const Planes *by_coarser, float *scratch, Row *);
     double (*stripe)(const Rate *, const Stripe *, float *scratch, Row *);
     double (*ends)(const Ends *, ptrdiff_t n, float *scratch, Row *);
-    void (*adam)(ptrdiff_t n, float *changes, float *mean, float *square, const float *gradient, float unit, float bits,
-                 float rate, int count);
+    void (*adam)(ptrdiff_t n, float *changes, float *mean, float *square, const float *gradient, float bits, float rate,
+                 int count);
     void (*rounded_softly)(ptrdiff_t n, const float *values, const float *noise, float temperature, float *rounded,
                            float *slopes);
     void (*symbols_at)(const Exact *, ptrdiff_t n, const double *padded, ptrdiff_t by_plane, const int64_t *places,

@@ -492,9 +492,9 @@ static PyObject *rate_ends(PyObject *module, PyObject *arguments)
 static PyObject *adam(PyObject *module, PyObject *arguments)
 {
     PyObject *state_object, *gradient_object;
-    float unit, bits, rate;
+    float bits, rate;
     int count;
-    if (!PyArg_ParseTuple(arguments, "OOfffi", &state_object, &gradient_object, &unit, &bits, &rate, &count))
+    if (!PyArg_ParseTuple(arguments, "OOffi", &state_object, &gradient_object, &bits, &rate, &count))
         return NULL;
     Held held = {0};
     Planes state = WRITE(state_object, 3, -1);
@@ -502,7 +502,7 @@ static PyObject *adam(PyObject *module, PyObject *arguments)
     const float *gradient = READ(gradient_object, n).at;
     float *changes = (float *)state.at;
     if (!held.failed)
-        own->adam(n, changes, changes + n, changes + 2 * n, gradient, unit, bits, rate, count);
+        own->adam(n, changes, changes + n, changes + 2 * n, gradient, bits, rate, count);
     return finished(&held, NULL);
 }
 
@@ -660,7 +660,7 @@ static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS,
      "decode(state, words, padded, ends, places, offsets, above, cells, parts, bounds, shifts, bounds of bits)"},
     {"rate_ends", rate_ends, METH_VARARGS, "rate_ends(first, values, parts, gradients that are added to, or none)"},
-    {"adam", adam, METH_VARARGS, "adam(state, gradient, unit, bits, rate, count)"},
+    {"adam", adam, METH_VARARGS, "adam(state, gradient, bits, rate, count)"},
     {NULL, NULL, 0, NULL},
 };
 
