@@ -30,6 +30,9 @@ looks at a window of each picture of a batch, mirrored and transposed at random.
 
 Phase 8, post: likewise the post-filter, at pixel centres of pictures that are not halved.
 
+Phase 9, deltas: pictures are fitted as for a file, and what the prior expects of their deltas is counted, or the units
+of these, if it has none yet (see `expect`). A step is a batch.
+
 Each picture has a quality of its own, uniformly drawn. J is weighted with a power of lambda, which makes low qualities
 count a little more, and weights learn from its square root, so that smooth pictures count, too (`emphasis`). All that
 is drawn is a pure function of (seed, step): a run goes on after a kill as if nothing had happened. Under `torchrun`
@@ -47,9 +50,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -57,12 +62,14 @@ from torch.nn import functional
 
 from inrcodec import fit, rate
 from inrcodec.analysis import analyse, init_analysis
+from inrcodec.deltas import pack_deltas
 from inrcodec.errors import OptionError, PriorError
+from inrcodec.expect import counted, expectations
 from inrcodec.graphs import Recorded
 from inrcodec.image import write_atomically
 from inrcodec.lattice import field_shapes
 from inrcodec.objective import objective
-from inrcodec.options import Device, conditioning, lagrangian
+from inrcodec.options import MAX_QUALITY_INDEX, Device, conditioning, lagrangian
 from inrcodec.prior import Architecture, Prior, save_prior
 from inrcodec.processes import check_agreement, process, sum_over_processes
 from inrcodec.render import reach
@@ -84,7 +91,7 @@ from inrcodec.train import Progress, Tasks
 
 FORMAT = 3  # of a checkpoint
 LOG_HEADER = "step,phase,loss,seconds\n"
-PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail", "post")
+PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail", "post", "deltas")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
 CLIP = 1.0  # norm of the gradient
@@ -141,7 +148,8 @@ class FieldOptions:
     post_steps: int = 0  # of phase 8
     post_batches: int = 100  # that are fitted for it
     post_rate: float = 2e-3  # of Adam in phase 8; falls along a cosine
-    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3, 5, 7 and 8
+    deltas_steps: int = 0  # of phase 9
+    fit_length: int = 40  # steps that a batch is fitted in phases 2, 3, 5, 7, 8 and 9
     schedule: tuple[float, float, float, float] | None = None  # first and last step of fits, temperatures; None: as is
     slots: int = 8  # batches that are fitted in turn
     guess_rate: float = 4e-3  # of Adam in phase 1; falls along a cosine after 40 % of it
@@ -225,6 +233,11 @@ class Batch(NamedTuple):
     def weight(self) -> Tensor:
         """Of J in bits, in the loss: (B,)."""
         return (self.lam / TYPICAL_LAMBDA) ** BALANCE / (self.pictures.shape[2] * self.pictures.shape[3])
+
+    @property
+    def indices(self) -> list[int]:
+        """Of the quality, (B,)."""
+        return [round((1 - q / conditioning(0)) * MAX_QUALITY_INDEX / 2) for q in self.q[:, 0].tolist()]
 
     def halved(self) -> Batch:
         """Means of 2x2 pixels."""
@@ -411,15 +424,20 @@ def export(
     path: Path, name: str, weights: Mapping[str, Tensor], options: FieldOptions, notes: Mapping[str, object]
 ) -> Prior:
     """The prior of float weights, written to `path`."""
-    tensors = {k: v.detach().cpu().numpy() for k, v in weights.items() if not k.startswith("rate.")}
     architecture = Architecture(options.omegas, False, options.channels)
-    return save_prior(path, name, architecture, tensors | rate.to_integers(weights), notes, overwrite=True)
+    return save_prior(path, name, architecture, _tensors(weights), notes, overwrite=True)
+
+
+def _tensors(weights: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """A prior's, of float weights."""
+    tensors = {k: v.detach().cpu().numpy() for k, v in weights.items() if not k.startswith("rate.")}
+    return tensors | rate.to_integers(weights)
 
 
 def import_weights(prior: Prior) -> Weights:
-    """The float weights of a prior: what `export` wrote, but for rounding."""
-    floats = {k: torch.from_numpy(v.copy()) for k, v in prior.tensors.items() if v.dtype == "float32"}
-    return floats | rate.to_floats(prior.tensors)
+    """The float weights of a prior, and what it expects of deltas: what `export` wrote, but for rounding."""
+    kept = {k: v for k, v in prior.tensors.items() if v.dtype == "float32" or k.startswith("deltas.")}
+    return {k: torch.from_numpy(v.copy()) for k, v in kept.items()} | rate.to_floats(prior.tensors)
 
 
 def _begin(options: FieldOptions, start: Prior | None) -> _State:
@@ -568,7 +586,7 @@ def _leaves(weights: Weights) -> Weights:
 
 
 def _trainable(weights: Weights) -> list[str]:
-    return [name for name in sorted(weights) if not name.startswith("fit.")]
+    return [name for name in sorted(weights) if not name.startswith(("fit.", "deltas."))]
 
 
 def _guessing(weights: Weights) -> list[str]:
@@ -633,6 +651,15 @@ def _stepped(
         missing, around = _window(rest, seen, step)
         loss, gradients = learning.behind[phase](weights, missing, mean, around, q)
         pace = rate_of_phase * min(1.0, (done + 1) / 50) * _cosine(done / steps)
+    elif phase == "deltas":
+        loss, counts = _counted(weights, drawn(step), options, step, device)
+        pool = {f"deltas/{kind}": part + (pool[f"deltas/{kind}"] if done else 0) for kind, part in counts.items()}
+        if done + 1 == options.deltas_steps:
+            summed = sum_over_processes({kind: pool[f"deltas/{kind}"] for kind in counts})
+            found = {kind: part.cpu().numpy().astype(np.float64) for kind, part in summed.items()}
+            more = expectations(_tensors(weights), found, options.deltas_steps * options.batch)
+            state = replace(state, weights=weights | {k: torch.from_numpy(v).to(device) for k, v in more.items()})
+        gradients, pace = {}, 0.0
     elif phase == "decoder":
         length = -(-options.decoder_steps // options.decoder_rounds)
         done %= length
@@ -675,6 +702,21 @@ def _stepped(
     summed = sum_over_processes({"loss": loss.detach()} | gradients)
     state = replace(state, step=step + 1, pool=pool, loss=state.loss + summed.pop("loss") / options.batch)
     return _learnt(state, summed, options.batch, pace, paces) if summed else state
+
+
+def _counted(
+    weights: Weights, batch: Batch, options: FieldOptions, step: int, device: torch.device
+) -> tuple[Tensor, Weights]:
+    """Bits of the deltas per pixel, and what `expect` counts, summed over a batch's pictures."""
+    prior = Prior("", Architecture(options.omegas, False, options.channels), _tensors(weights), b"")
+    model, summed, bits = FieldModel.of(prior, device), Weights(), 0
+    for number, index in enumerate(batch.indices):
+        pixels = ((batch.pictures[number].permute(1, 2, 0) + 0.5) * 255).cpu().numpy()
+        fitted = fit.fit_together(prior, [fit.Given(pixels, index)], options.fit_length, device, step)[0]
+        found = counted(prior, model, fitted, batch.q[number : number + 1])
+        summed = {k: torch.from_numpy(v).float().to(device) + summed.get(k, 0) for k, v in found.items()}
+        bits += 8 * sum(map(len, pack_deltas(fitted[1], prior.tensors)))
+    return batch.q.new_full((), bits / batch.pictures[0, 0].numel()), summed
 
 
 def _as_in_a_file(weights: Weights, batch: Batch, learning: _Learning, generator: torch.Generator) -> list[Tensor]:

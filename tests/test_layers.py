@@ -18,6 +18,7 @@ FLOORS = (
         "adapt_filter",
         "adapt_rate",
         "analysis",
+        "expect",
         "fit",
         "objective",
         "postfilter",

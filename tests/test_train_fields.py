@@ -28,6 +28,7 @@ OPTIONS = FieldOptions(
     channels=(1, 2, 1, 2, 1), widths=(5, 4), hidden=6, middle=4, features=3, analysis=4, filter=3, batch=2,
     guess_steps=6, fit_steps=14, decoder_steps=5, decoder_batches=2, coarse_steps=5, coarse_batches=2, schedule_steps=4,
     analysis_steps=3, detail_steps=5, detail_batches=2, post_steps=3, post_batches=2,
+    deltas_steps=2,
     fit_length=4, slots=4, threads=1, log_every=5, checkpoint_every=3,
 )  # fmt: skip
 
@@ -59,6 +60,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
         analysis_steps=0,
         detail_steps=0,
         post_steps=0,
+        deltas_steps=0,
         log_every=20,
         guess_rate=1e-2,
     )
@@ -93,6 +95,7 @@ def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
             analysis_steps=0,
             detail_steps=0,
             post_steps=0,
+            deltas_steps=0,
             fit_rate=1e-6,
         ),
         Noise(),
@@ -124,7 +127,7 @@ def test_phase_4_needs_coarse_levels() -> None:
 def test_a_schedule_that_is_far_from_right_is_learnt(tmp_path: Path) -> None:
     options = replace(
         OPTIONS, guess_steps=0, fit_steps=0, decoder_steps=0, coarse_steps=0, analysis_steps=0, detail_steps=0,
-        post_steps=0, fit_length=8, batch=4, log_every=6, schedule_steps=24, schedule_rate=0.15,
+        post_steps=0, deltas_steps=0, fit_length=8, batch=4, log_every=6, schedule_steps=24, schedule_rate=0.15,
     )  # fmt: skip
     slow = {"fit.step": torch.full((5, 2), 0.03), "fit.temperature": torch.tensor([0.3, 0.2])}
     start = export(tmp_path / "start.safetensors", "start", init_weights(options) | slow, options, {})
