@@ -117,6 +117,9 @@ def train_fields(
     detail_layers: Annotated[int, typer.Option(help="Layers in between, of the filter for these, at least.")] = 4,
     post_steps: Annotated[int, typer.Option(help="Steps that train the post-filter, after all others.")] = 0,
     post_batches: Annotated[int, typer.Option(help="Batches that are fitted for them.")] = 100,
+    deltas_steps: Annotated[
+        int, typer.Option(help="Batches that tell what pictures change in the prior, at last.")
+    ] = 0,
     schedule: Annotated[
         tuple[float, float, float, float] | None,
         typer.Option(help="First and last step size of the fit, first and last temperature.", metavar="A B C D"),
@@ -150,9 +153,9 @@ def train_fields(
         decoder_rounds=decoder_rounds, decoder_batches=decoder_batches, coarse_steps=coarse_steps,
         coarse_batches=coarse_batches, schedule_steps=schedule_steps, analysis_steps=analysis_steps,
         detail_steps=detail_steps, detail_batches=detail_batches, detail_layers=detail_layers, post_steps=post_steps,
-        post_batches=post_batches, fit_length=fit_length, schedule=schedule, slots=slots, guess_rate=guess_rate,
-        fit_rate=fit_rate, decoder_rate=decoder_rate, schedule_rate=schedule_rate, seed=seed, device=device,
-        threads=threads,
+        post_batches=post_batches, deltas_steps=deltas_steps, fit_length=fit_length, schedule=schedule, slots=slots,
+        guess_rate=guess_rate, fit_rate=fit_rate, decoder_rate=decoder_rate, schedule_rate=schedule_rate, seed=seed,
+        device=device, threads=threads,
     )  # fmt: skip
     crops = open_dataset(dataset, size, size, crop=Crop.RANDOM)
     run = folder or output.with_suffix(".run")
