@@ -45,8 +45,8 @@ def counted(prior: Prior, model: FieldModel, fitted: Fitted, q: Tensor) -> Count
     fields = [torch.from_numpy(z)[None].float().to(model.device) for z in fitted[0]]
     energies = _filter_energies(model.weights, fields, q, model.omegas), rate_energies(model, prior.tensors, fields, q)
     found = Counts()
-    sizes = zip(KINDS, _values(fitted[1]), delta_counts(prior.tensors), energies, strict=True)
-    for kind, values, count, energy in sizes:
+    each = zip(KINDS, _values(fitted[1]), delta_counts(prior.tensors), energies, strict=True)
+    for kind, values, count, energy in each:
         changes = np.zeros(count) if values is None else values.astype(np.float64)
         beyond = (np.abs(changes) - 1).clip(0)
         found[kind] = np.stack([changes != 0, changes > 0, beyond, energy.double().cpu().numpy()])

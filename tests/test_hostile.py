@@ -236,7 +236,13 @@ def rate_models(fields: Prior) -> dict[str, Case]:
     moved[0, :2] = 0, moved[0, :2].sum()
     wrapped = t["rate.table"].astype(np.uint64)
     wrapped[:, :2] += np.uint64(1) << np.uint64(63)  # the sums are right, modulo 2**64
+    of_filter, of_rate = delta_counts(t)
     return {
+        "change that is never expected": case("deltas.rate", np.zeros((3, of_rate), np.uint16)),
+        "expectations of too few changes": case("deltas.filter", np.ones((3, of_filter - 1), np.uint16)),
+        "expectations that are floats": case("deltas.filter", np.ones((3, of_filter), np.float32)),
+        "unit of 2**-128": case("deltas.filter_unit", np.full(of_filter, -128, np.int8)),
+        "units of too few changes": case("deltas.filter_unit", np.zeros((), np.int8)),
         "probabilities that sum to more": case("rate.table", t["rate.table"] + np.int32(1)),
         "probability of zero": case("rate.table", moved),
         "probability below zero": case("rate.table", changed(changed(t["rate.table"], -1)[:, ::-1], 2)[:, ::-1]),
