@@ -201,16 +201,11 @@ def _recorded(aim: _Aim, samples: Sequence[_Sample]) -> Tensor:
 
 def _compiled(aim: _Aim, samples: Sequence[_Sample]) -> Tensor:
     """What `_recorded` says, by `native`."""
-    like, units = _parts_at(aim.start, aim.q), aim.units.numpy()
-    base = np.concatenate([part.ravel() for part in like])
-    descent = native.Descent.of(aim.changes.numpy(), BITS)
-    moved, gradient = np.empty_like(base), np.empty_like(base)
-    parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
-    for turn, sample in enumerate(samples):
-        np.multiply(descent.changes, units, out=moved)
-        moved += base
-        gradient.fill(0)
-        native.filter_slopes(*sample.arrays, parts, SQUARED_UNIT * aim.scale, slopes)
-        gradient *= units
-        descent.step(gradient, _pace(turn))
-    return torch.from_numpy(descent.changes)
+
+    def add_slopes(turn: int, parts: Sequence[native.Floats], slopes: Sequence[native.Floats]) -> float:
+        native.filter_slopes(*samples[turn].arrays, parts, SQUARED_UNIT * aim.scale, slopes)
+        return 1.0
+
+    paces = [_pace(turn) for turn in range(len(samples))]
+    start = _parts_at(aim.start, aim.q)
+    return torch.from_numpy(native.descended(aim.changes.numpy(), start, aim.units.numpy(), BITS, paces, add_slopes))

@@ -228,18 +228,14 @@ def _recorded(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tenso
 
 def _compiled(sample: _Sample, changes: Tensor, turns: Sequence[slice]) -> Tensor:
     """What `_recorded` says, by `native`."""
-    fixed, like = [torch.zeros_like(sample.parts[0]), *sample.parts[1:]], [part.numpy() for part in sample.parts]
-    base, units = (torch.cat([part.flatten() for part in parts]).numpy() for parts in (fixed, sample.units))
-    descent = native.Descent.of(changes.numpy(), BITS)
-    moved, gradient = np.empty_like(base), np.empty_like(base)
-    parts, slopes = native.laid_out(moved, like), native.laid_out(gradient, like)
+    start = [np.zeros_like(sample.parts[0].numpy()), *(part.numpy() for part in sample.parts[1:])]
+    units = torch.cat([part.flatten() for part in sample.units]).numpy()
     first, values = sample.first.numpy(), sample.values.numpy()
-    for turn, cells in enumerate(turns):
-        np.multiply(descent.changes, units, out=moved)
-        moved += base
-        gradient.fill(0)
+
+    def add_slopes(turn: int, parts: Sequence[native.Floats], slopes: Sequence[native.Floats]) -> float:
+        cells = turns[turn]
         native.rate_slopes(first[:, cells], values[:, cells], parts, slopes)
-        gradient *= units
-        gradient *= np.float32(sample.cells / (cells.stop - cells.start))
-        descent.step(gradient, _pace(turn))
-    return torch.from_numpy(descent.changes)
+        return float(sample.cells / (cells.stop - cells.start))
+
+    paces = [_pace(turn) for turn in range(len(turns))]
+    return torch.from_numpy(native.descended(changes.numpy(), start, units, BITS, paces, add_slopes))

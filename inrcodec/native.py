@@ -6,7 +6,7 @@ about twice the time; tests compare them. Arrays are float32, but for those of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,8 @@ __all__ = [
     "Restored",
     "available",
     "convolved",
+    "descended",
     "filter_slopes",
-    "laid_out",
     "rate_slopes",
     "rounded",
     "sines",
@@ -121,10 +121,36 @@ class Descent:
         _kernels.adam(self.state, gradient, self.bits, rate, self.count)
 
 
-def laid_out(flat: Floats, like: Sequence[Floats]) -> list[Floats]:
+def _laid_out(flat: Floats, like: Sequence[Floats]) -> list[Floats]:
     """Parts of a flat array, one after the other, shaped like others."""
     ends = np.cumsum([part.size for part in like])
     return [part.reshape(own.shape) for part, own in zip(np.split(flat, ends[:-1]), like, strict=True)]
+
+
+def descended(
+    changes: Floats,
+    start: Sequence[Floats],
+    units: Floats,
+    bits: float,
+    paces: Sequence[float],
+    add_slopes: Callable[[int, Sequence[Floats], Sequence[Floats]], float],
+) -> Floats:
+    """Changes (n,) of parts, in units (n,), after steps of a `Descent` of these paces.
+
+    `add_slopes` is given the number of a step, the changed parts and where their slopes go, times what it returns.
+    """
+    descent, base = Descent.of(changes, bits), np.concatenate([part.ravel() for part in start])
+    moved, gradient = np.empty_like(base), np.empty_like(base)
+    parts, slopes = _laid_out(moved, start), _laid_out(gradient, start)
+    for turn, pace in enumerate(paces):
+        np.multiply(descent.changes, units, out=moved)
+        moved += base
+        gradient.fill(0)
+        scale = add_slopes(turn, parts, slopes)
+        gradient *= units
+        gradient *= np.float32(scale)
+        descent.step(gradient, pace)
+    return descent.changes
 
 
 def symbols(
