@@ -112,12 +112,13 @@ def adapt_filter(
     lam: float,
     generator: torch.Generator,
     weight: Tensor | None = None,
-    before: FilterDeltas | None = None,
-) -> FilterDeltas | None:
+    before: Tensor | None = None,
+) -> tuple[FilterDeltas | None, Tensor]:
     """Changes of the filter for rounded fields (1, C, h, w) of a picture (1, 3, H, W); None if they do not pay.
 
-    The tensors are the prior's. weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. The
-    descent goes on from the changes `before`.
+    The tensors are the prior's. weight (1, 1, H, W) is of each pixel's squared error. `generator` is of the CPU. Beside
+    the changes stands what the descent has found, unrounded, in units, (weights,): another may begin with what was
+    `before`.
     """
     network = Network.of(model, q)
 
@@ -133,8 +134,10 @@ def adapt_filter(
         (rows, columns) for rows, columns in tiles(target, side) if weight is None or weight[0, 0, rows, columns].any()
     ]
     count, pixels = len(places), sum(target[0, 0, rows, columns].numel() for rows, columns in places)
+    likely, units = expected(tensors)[0], filter_units(tensors, EXPONENT)
+    first = torch.zeros(units.shape, device=device) if before is None else before
     if not count:
-        return None
+        return None, first
     drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // pixels)]
     samples = list(in_parallel(partial(sample, *places[i]) for i in drawn.tolist()))
 
@@ -147,15 +150,10 @@ def adapt_filter(
     for _ in range(-(-STEPS // len(samples))):
         order += torch.randperm(len(samples), generator=generator).tolist()[::-1]
     looked_at = [samples[i] for i in order[:STEPS]]
-    likely, units = expected(tensors)[0], filter_units(tensors, EXPONENT)
-    first = (
-        np.zeros_like(units)
-        if before is None
-        else np.ldexp(before.values.astype(np.float32), EXPONENT - before.exponent)
-    )
     start = {name: model.weights[name] for name in FILTER}
-    aim = _Aim(start, q, torch.from_numpy(first).to(device), torch.from_numpy(units).to(device), count / lam)
-    changes = (_compiled if compiled_for(device) else _recorded)(aim, looked_at).cpu().numpy()
+    aim = _Aim(start, q, first, torch.from_numpy(units).to(device), count / lam)
+    found = (_compiled if compiled_for(device) else _recorded)(aim, looked_at)
+    changes = found.cpu().numpy()
     best, least = None, 0.0
     with torch.no_grad():
         plain = error(None)
@@ -165,7 +163,7 @@ def adapt_filter(
             gain = (error(deltas) - plain) / lam + 8 * (1 + len(encode_deltas(deltas.values, likely)))
             if gain < least:
                 best, least = deltas, gain
-    return best
+    return best, found
 
 
 def _pace(turn: int) -> float:

@@ -44,23 +44,25 @@ def adapt_rate(
     fields: Sequence[Tensor],
     q: Tensor,
     seed: int,
-    before: Ints | None = None,
+    before: Tensor | None = None,
     coded: Sequence[Coded] | None = None,
-) -> Ints | None:
+) -> tuple[Ints | None, Tensor]:
     """Changes of the rate model for rounded fields (1, C, h, w); None if they do not pay. The tensors are the prior's.
 
-    The descent goes on from the changes `before`. Cells that are not coded do not count.
+    Beside them stands what the descent has found, unrounded, in units, (weights,): another may begin with what was
+    `before`. Cells that are not coded do not count.
     """
     sizes, sample = _sampler(model, tensors, fields, q, seed, coded)
     ends, likely = np.cumsum(sizes), expected(tensors)[1]
-    starts = np.zeros(ends[-1], np.int32) if before is None else before
+    starts = torch.zeros(sum(sizes), device=q.device) if before is None else before
 
-    def of_level(level: int, start: Ints) -> Ints:
+    def of_level(level: int, start: Tensor) -> tuple[Ints, Tensor]:
         return _adapted(sample(level), start, likely and likely[ends[level] - len(start) : ends[level]])
 
-    found = in_parallel(partial(of_level, *item) for item in enumerate(np.split(starts, ends[:-1])))
-    changes = np.concatenate(list(found))
-    return changes if changes.any() else None
+    found = in_parallel(partial(of_level, *item) for item in enumerate(torch.split(starts, sizes)))
+    whole, unrounded = zip(*found, strict=True)
+    changes = np.concatenate(whole)
+    return changes if changes.any() else None, torch.cat(unrounded)
 
 
 @torch.no_grad()
@@ -188,21 +190,21 @@ class _Sample:
         return *laplace(values - mean, log_scale), hidden, middle, mid, head
 
 
-def _adapted(sample: _Sample, start: Ints, likely: Expected | None) -> Ints:
-    """Changes of a level in units, all zero if they do not pay."""
+def _adapted(sample: _Sample, start: Tensor, likely: Expected | None) -> tuple[Ints, Tensor]:
+    """Changes of a level in units, all zero if they do not pay, and what the descent has found."""
     count = sample.first.shape[1]
     if sample.cells < len(start):  # too few for changes of so many weights to pay
-        return np.zeros_like(start)
+        return np.zeros(len(start), np.int32), start
     portions = -(-count // CELLS)
     size = count // portions
 
     turns = [slice(turn % portions * size, (turn % portions + 1) * size) for turn in range(STEPS)]
     descended = _compiled if compiled_for(sample.first.device) else _recorded
-    changes = descended(sample, torch.from_numpy(start).to(sample.first.device).float(), turns)
+    changes = descended(sample, start, turns)
     whole = (changes + 0.35 * changes.sign()).trunc().clamp(-MAX_RATE, MAX_RATE)
     found: Ints = whole.to(torch.int32).cpu().numpy()
     saved = sample.bits(torch.zeros_like(whole)) - sample.bits(whole)
-    return found if saved > 8 * len(encode_deltas(found, likely)) else np.zeros_like(found)
+    return found if saved > 8 * len(encode_deltas(found, likely)) else np.zeros_like(found), changes
 
 
 def _pace(turn: int) -> float:

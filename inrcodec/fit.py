@@ -157,6 +157,7 @@ class _Fit:
         target = torch.from_numpy(given.pixels).to(device).permute(2, 0, 1)[None].float().contiguous() / 255 - 0.5
         q = torch.full((1, 1), conditioning(index), device=device)
         self.deltas = given.start[1] if given.start else Deltas()
+        self.descended: tuple[Tensor | None, Tensor | None] = None, None  # where the descents to the deltas are
         if given.start:
             fields = [torch.from_numpy(z).to(device)[None].float() for z in given.start[0]]
         elif device.type == "cpu" or coded is not None:
@@ -188,8 +189,10 @@ class _Fit:
             filtered = aim.model, tensors, shown(nearest, aim.coded), aim.target, aim.q, aim.lam, draws, aim.weight
             rated = aim.model, tensors, nearest, aim.q, self.seed
             # Neither depends on the other: another thread is at the rates while this one is at the filter.
-            rates = in_parallel([partial(adapt_rate, *rated, before=self.deltas.rate, coded=aim.coded)])
-            self.deltas = Deltas(adapt_filter(*filtered, before=self.deltas.filter), next(rates))
+            rates = in_parallel([partial(adapt_rate, *rated, before=self.descended[1], coded=aim.coded)])
+            changes, of_filter = adapt_filter(*filtered, before=self.descended[0])
+            rate, of_rate = next(rates)
+            self.deltas, self.descended = Deltas(changes, rate), (of_filter, of_rate)
         return self._with_deltas()
 
     def _with_deltas(self) -> Aim:

@@ -5,7 +5,7 @@ from conftest import CHANNELS, OMEGAS, field_weights
 
 from inrcodec import native
 from inrcodec.adapt_filter import _Aim, _compiled, _parts_at, _recorded, _Sample, adapt_filter
-from inrcodec.deltas import FILTER, Deltas, changed_filter, delta_counts, pack_deltas
+from inrcodec.deltas import FILTER, Deltas, FilterDeltas, changed_filter, delta_counts, pack_deltas
 from inrcodec.lattice import field_shapes
 from inrcodec.prior import Prior
 from inrcodec.synthesis import filtered, synthesize
@@ -31,7 +31,7 @@ def test_deltas_are_given_only_where_they_pay(field_prior: Prior, height: int, w
         tensors["deltas.filter"] = rng.integers(3000, 60000, (3, count)).astype(np.uint16)
     other = field_weights() | {name: field_weights(1)[name] for name in FILTER}
     target = synthesize(other, z, Q, OMEGAS)  # what another filter would make
-    deltas = adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0))
+    deltas, _ = adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0))
     if deltas is None:
         assert height == 1  # one pixel pays for nothing
         return
@@ -40,10 +40,24 @@ def test_deltas_are_given_only_where_they_pay(field_prior: Prior, height: int, w
     assert float(after) + 8 * len(pack_deltas(Deltas(deltas), tensors)[0]) < float(before)
 
 
+def test_a_descent_goes_on_from_what_one_has_found(field_prior: Prior) -> None:
+    z, tensors = fields(40, 61), field_prior.tensors
+    target = synthesize(field_weights() | {name: field_weights(1)[name] for name in FILTER}, z, Q, OMEGAS)
+    once, descended = adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0))
+    twice, _ = adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0), before=descended)
+
+    def cost(deltas: FilterDeltas | None) -> float:
+        changed = {name: torch.from_numpy(tensor) for name, tensor in changed_filter(tensors, deltas).items()}
+        error = (synthesize(field_weights() | changed, z, Q, OMEGAS) - target).square().sum() * 255**2 / 20
+        return float(error) + 8 * len(pack_deltas(Deltas(deltas), tensors)[0])
+
+    assert cost(twice) < cost(once) < cost(None)
+
+
 def test_a_picture_that_is_met_already_has_no_deltas(field_prior: Prior) -> None:
     weights, z = field_weights(), fields(20, 31)
     target = synthesize(weights, z, Q, OMEGAS)
-    assert adapt_filter(MODEL, field_prior.tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0)) is None
+    assert adapt_filter(MODEL, field_prior.tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0))[0] is None
 
 
 def test_pixels_without_weight_do_not_count(field_prior: Prior) -> None:
@@ -51,8 +65,8 @@ def test_pixels_without_weight_do_not_count(field_prior: Prior) -> None:
     target = synthesize(weights, z, Q, OMEGAS)
     target[:, :, 5:15, 8:20] = 5.0
     weight = (target[:, :1] != 5.0).float()
-    assert adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0), weight) is None
-    assert adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0))
+    assert adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0), weight)[0] is None
+    assert adapt_filter(MODEL, tensors, z, target, Q, 20.0, torch.Generator().manual_seed(0))[0]
 
 
 def test_slopes_are_the_gradient_of_the_plain_form() -> None:
@@ -109,7 +123,7 @@ def test_a_gpu_gains_as_much(field_prior: Prior) -> None:
     for device in ("cpu", "cuda"):
         model = FieldModel({name: tensor.to(device) for name, tensor in weights.items()}, OMEGAS, CHANNELS)
         given = [values.to(device) for values in z], target.to(device), Q.to(device)
-        deltas = adapt_filter(model, field_prior.tensors, *given, 20.0, torch.Generator().manual_seed(0))
+        deltas, _ = adapt_filter(model, field_prior.tensors, *given, 20.0, torch.Generator().manual_seed(0))
         changed = changed_filter(field_prior.tensors, deltas)
         own = weights | {name: torch.from_numpy(tensor) for name, tensor in changed.items()}
         errors.append(float((synthesize(own, z, Q, OMEGAS) - target).square().sum()))

@@ -25,7 +25,7 @@ def fields(height: int, width: int, size: float = 4.0) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("height", "width"), [(60, 91), (1, 1), (150, 3)])
 def test_a_file_with_the_changes_is_smaller(field_prior: Prior, height: int, width: int) -> None:
     z = fields(height, width)
-    found = adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), field_prior.tensors, z, Q, 0)
+    found, _ = adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), field_prior.tensors, z, Q, 0)
     if found is None:
         assert height == 1  # one pixel pays for nothing
         return
@@ -39,8 +39,8 @@ def test_a_file_with_the_changes_is_smaller(field_prior: Prior, height: int, wid
 
 def test_a_descent_goes_on_from_what_one_has_found(field_prior: Prior) -> None:
     z, model, tensors = fields(60, 91), FieldModel.of(field_prior, torch.device("cpu")), field_prior.tensors
-    once = adapt_rate(model, tensors, z, Q, 0)
-    twice = adapt_rate(model, tensors, z, Q, 0, before=once)
+    once, descended = adapt_rate(model, tensors, z, Q, 0)
+    twice, _ = adapt_rate(model, tensors, z, Q, 0, before=descended)
     bits = [
         float(rate.rate(model.weights | rate.to_floats(changed_rate(tensors, changes)), z, Q).sum())
         for changes in (None, once, twice)
@@ -50,7 +50,7 @@ def test_a_descent_goes_on_from_what_one_has_found(field_prior: Prior) -> None:
 
 def test_rates_that_suit_already_are_left_alone(field_prior: Prior) -> None:
     z = fields(9, 12, size=0.4)
-    assert adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), field_prior.tensors, z, Q, 0) is None
+    assert adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), field_prior.tensors, z, Q, 0)[0] is None
 
 
 def test_slopes_are_the_gradient_of_the_plain_form() -> None:
@@ -76,8 +76,8 @@ def test_slopes_are_the_gradient_of_the_plain_form() -> None:
 def test_a_gpu_saves_as_much(field_prior: Prior) -> None:
     z, tensors = fields(60, 91), field_prior.tensors
     on_gpu = [values.cuda() for values in z]
-    found = adapt_rate(FieldModel.of(field_prior, torch.device("cuda")), tensors, on_gpu, Q.cuda(), 0)
-    expected = adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), tensors, z, Q, 0)
+    found, _ = adapt_rate(FieldModel.of(field_prior, torch.device("cuda")), tensors, on_gpu, Q.cuda(), 0)
+    expected, _ = adapt_rate(FieldModel.of(field_prior, torch.device("cpu")), tensors, z, Q, 0)
     bits = [
         float(rate.rate(rate.to_floats(changed_rate(tensors, changes)), z, Q).sum())
         for changes in (None, expected, found)
