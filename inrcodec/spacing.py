@@ -3,11 +3,13 @@
 Where a picture is soft, or much of it is given up at a low quality, a fourth of the cells says nearly as much: the
 network and the filter for detail fill in what is between them. The fit is then of means of 2x2 pixels, with lambda over
 4, as an error of theirs is one of 4 pixels. Which spacing is better is told by J of first guesses of the picture, or of
-parts of a large one. Pictures that lose far more by it than a quality loses anyway are not tried.
+parts of a large one. A fit gains more at spacing 1, the more so the more is lost where cells are enlarged, against what
+a quality loses anyway; `benchmarks/spacing.py` says how much. Pictures that lose far more than that are not tried.
 """
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import numpy as np
@@ -23,13 +25,13 @@ from inrcodec.options import MAX_QUALITY_INDEX, conditioning, lagrangian
 from inrcodec.prior import Prior
 from inrcodec.render import Parameters, View, render
 
-__all__ = ["best_spacing", "cell_index", "cell_means"]
+__all__ = ["best_spacing", "cell_index", "cell_means", "error_enlarged", "guessed_cost"]
 
 STEPS = 64  # of the quality index, for a fourth of lambda
 BIN = 32  # steps of the quality index that are decided as one
 PLACES = (0.2, 0.8)  # of parts along an axis, as fractions of the way that they can be moved
 SIDE, QUICK_SIDE = 362, 128  # pixels of a part; of one, if no fit follows
-PAYS = 0.89  # J of a guess at spacing 2, over that at 1, below which it is less after a fit, too, which gains more at 1
+GAIN, GAIN_BY_LOST = 0.027, 0.13  # log of how much more a fit gains at spacing 1: a constant, and by what is lost
 NEARLY = 1.1  # over what pays, J up to which it is asked whether a higher quality would have spacing 2
 LOST = 2.0  # error of enlarged cells, over the one to be expected of the quality, above which spacing 2 never pays
 
@@ -54,13 +56,14 @@ def best_spacing(prior: Prior, pixels: Pixels, index: int, fitted: bool) -> int:
     if not prior.architecture.channels:
         return 1
     parts = _parts(pixels, SIDE if fitted else QUICK_SIDE)
-    lost, sizes = sum(map(_lost, parts)), [part[..., 0].size for part in parts]
-    pays = PAYS if fitted else 1.0
+    lost, sizes = sum(map(error_enlarged, parts)), [part[..., 0].size for part in parts]
     for middle in range(index // BIN * BIN + BIN // 2, MAX_QUALITY_INDEX - STEPS, BIN):
         lam = lagrangian(middle)
-        if lost > LOST * sum(expected_error(part, lam) * size for part, size in zip(parts, sizes, strict=True)):
+        usual = sum(expected_error(part, lam) * size for part, size in zip(parts, sizes, strict=True))
+        if lost > LOST * usual:
             return 1
-        narrow, wide = (sum(_guessed(prior, part, middle, spacing) for part in parts) for spacing in (1, 2))
+        pays = math.exp(-GAIN - GAIN_BY_LOST * lost / usual) if fitted and usual else 1.0  # J at 2 over J at 1
+        narrow, wide = (sum(guessed_cost(prior, part, middle, spacing) for part in parts) for spacing in (1, 2))
         if wide < pays * narrow:
             return 2
         if wide > NEARLY * pays * narrow:
@@ -77,7 +80,7 @@ def _parts(pixels: Pixels, side: int) -> list[Pixels]:
     return [pixels[top : top + side, left : left + side] for top, left in product(rows, columns)]
 
 
-def _lost(pixels: Pixels) -> float:
+def error_enlarged(pixels: Pixels) -> float:
     """Squared error of what bicubic interpolation makes of the means of 2x2 pixels."""
     height, width, _ = pixels.shape
     cells = np.rint(halved(pixels)).astype(np.uint8)
@@ -86,7 +89,7 @@ def _lost(pixels: Pixels) -> float:
     return float(np.square(enlarged[:height, :width] - pixels).sum(dtype=np.float64))
 
 
-def _guessed(prior: Prior, pixels: Pixels, index: int, spacing: int) -> float:
+def guessed_cost(prior: Prior, pixels: Pixels, index: int, spacing: int) -> float:
     """J of a first guess, in bits."""
     (height, width, _), cells, own = pixels.shape, cell_means(pixels, spacing), cell_index(index, spacing)
     fields = first_guess(prior, cells, own)

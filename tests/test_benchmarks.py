@@ -8,6 +8,7 @@ import fitting
 import growth
 import numpy as np
 import pytest
+import spacing
 import sparsity
 import speed
 import stages
@@ -84,6 +85,17 @@ def test_fitting_says_what_a_part_is_worth(photos: Path, tmp_path: Path, monkeyp
     costs = {row["variant"]: float(row["J"]) for row in rows(table)}
     assert list(costs) == variants and len(set(costs.values())) == 4
     assert costs["as it is"] < min(costs[variants[1]], costs[variants[2]])
+
+
+def test_spacing_compares_guesses_and_files(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "spacing.csv"
+    words = ["--crops", "3", "--side", "24", "--steps", "2", "--qualities", "10", "60", "--csv", str(table)]
+    monkeypatch.setattr(sys, "argv", ["spacing", str(photos), *words])
+    spacing.main()
+    found = rows(table)
+    assert [row["quality"] for row in found] == ["10.0", "60.0", "10.0"]
+    # Noise loses nearly all where cells are enlarged: that is far more than a high quality loses.
+    assert all(float(found[1][name]) > 1.1 * float(found[0][name]) for name in ("lost", "guess", "file"))
 
 
 def test_sparsity_compares_equal_numbers_of_weights(
