@@ -28,11 +28,11 @@ from inrcodec.render import Parameters, View, render
 __all__ = ["best_spacing", "cell_index", "cell_means", "error_enlarged", "guessed_cost"]
 
 STEPS = 64  # of the quality index, for a fourth of lambda
-BIN = 32  # steps of the quality index that are decided as one
+BIN = 8  # steps of the quality index that are decided as one
 PLACES = (0.2, 0.8)  # of parts along an axis, as fractions of the way that they can be moved
 SIDE, QUICK_SIDE = 362, 128  # pixels of a part; of one, if no fit follows
 GAIN, GAIN_BY_LOST = 0.027, 0.13  # log of how much more a fit gains at spacing 1: a constant, and by what is lost
-NEARLY = 1.1  # over what pays, J up to which it is asked whether a higher quality would have spacing 2
+NEARLY = 1.06  # over what pays, J up to which it is asked whether a higher quality would have spacing 2
 LOST = 2.0  # error of enlarged cells, over the one to be expected of the quality, above which spacing 2 never pays
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
