@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from inrcodec import native, synthesis
 from inrcodec.adam import State, adam_step, bits_slope
-from inrcodec.deltas import BITS, FILTER, FilterDeltas, changed_filter, expected, filter_units
+from inrcodec.deltas import BITS, FILTER, FilterDeltas, changed_filter, delta_counts, expected, filter_units
 from inrcodec.entropy import encode_deltas
 from inrcodec.graphs import Recorded
 from inrcodec.objective import SQUARED_UNIT, within_memory
@@ -134,8 +134,7 @@ def adapt_filter(
         (rows, columns) for rows, columns in tiles(target, side) if weight is None or weight[0, 0, rows, columns].any()
     ]
     count, pixels = len(places), sum(target[0, 0, rows, columns].numel() for rows, columns in places)
-    likely, units = expected(tensors)[0], filter_units(tensors, EXPONENT)
-    first = torch.zeros(units.shape, device=device) if before is None else before
+    first = torch.zeros(delta_counts(tensors)[0], device=device) if before is None else before
     if not count:
         return None, first
     drawn = torch.randperm(count, generator=generator)[: max(1, MOST * count // pixels)]
@@ -150,6 +149,7 @@ def adapt_filter(
     for _ in range(-(-STEPS // len(samples))):
         order += torch.randperm(len(samples), generator=generator).tolist()[::-1]
     looked_at = [samples[i] for i in order[:STEPS]]
+    likely, units = expected(tensors)[0], filter_units(tensors, EXPONENT)
     start = {name: model.weights[name] for name in FILTER}
     aim = _Aim(start, q, first, torch.from_numpy(units).to(device), count / lam)
     found = (_compiled if compiled_for(device) else _recorded)(aim, looked_at)
