@@ -6,11 +6,14 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Exact = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Axis = tuple[NDArray[np.int32], Floats]
 
 def siren(x: Floats, layers: tuple[Floats, ...], values: Floats, /) -> None: ...
 def convolve(
     planes: Floats, kernel: Floats, bias: Floats | None, rectified: bool, residual: bool, out: Floats, /
 ) -> None: ...
+def interpolate(values: Floats, gains: Floats, rows: Axis, columns: Axis, out: Floats, /) -> None: ...
+def interpolate_back(by_values: Floats, gains: Floats, rows: Axis, columns: Axis, by_out: Floats, /) -> None: ...
 def tile(
     x: Floats,
     place: tuple[int, int, int, int],

@@ -125,6 +125,15 @@ def taps(
     return np.clip(index, 0, count - 1).astype(np.intp), weights
 
 
+def near_cells(
+    positions: NDArray[np.floating[Any]], level: int, count: int, b: float, c: float
+) -> tuple[slice, tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """The cells that positions along an axis touch, and `taps` within these."""
+    index, weights = taps(positions, level, count, b, c)
+    start = int(index.min())
+    return slice(start, int(index.max()) + 1), ((index - start).astype(np.int32), weights.astype(np.float32))
+
+
 def interpolation_matrix(
     positions: NDArray[np.floating[Any]],
     level: int,

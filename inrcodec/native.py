@@ -26,6 +26,8 @@ __all__ = [
     "convolved",
     "descended",
     "filter_slopes",
+    "interpolate",
+    "interpolate_back",
     "rate_slopes",
     "rounded",
     "sines",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float32]
+Axis = tuple[NDArray[np.int32], Floats]  # per sample four cells, in a row but for the ends, and weights: (N, 4) each
 
 
 def available() -> bool:
@@ -61,6 +64,16 @@ def convolved(
     out = np.empty((len(kernel), height - 2, width - 2), np.float32)
     _kernels.convolve(planes, kernel, bias, rectified, residual, out)
     return out
+
+
+def interpolate(values: Floats, gains: Floats, rows: Axis, columns: Axis, out: Floats) -> None:
+    """Write to out (C, rows, columns) what is there between the cells of values (C, h, w), times gains (C,)."""
+    _kernels.interpolate(values, gains, rows, columns, out)
+
+
+def interpolate_back(by_out: Floats, gains: Floats, rows: Axis, columns: Axis, by_values: Floats) -> None:
+    """Add to the gradient by `interpolate`'s values, given that by its out."""
+    _kernels.interpolate_back(by_values, gains, rows, columns, by_out)
 
 
 def rounded(values: Floats, noise: Floats, temperature: float) -> tuple[Floats, Floats]:

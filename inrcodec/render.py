@@ -43,7 +43,7 @@ from threadpoolctl import threadpool_limits
 from inrcodec import native
 from inrcodec.errors import OptionError
 from inrcodec.grid import normalise, sample_axis
-from inrcodec.lattice import interpolate_at, interpolation_matrix
+from inrcodec.lattice import interpolate_at, interpolation_matrix, near_cells
 from inrcodec.prior import FIRST_FILTER, Prior
 
 TILE = 256  # samples along the side of a tile
@@ -243,11 +243,17 @@ def fill_planes(
     at = len(planes) - sum(map(len, fields[first:]))
     for level in range(first, len(fields)):
         values, gain, kernel = fields[level], gains[level], kernels[level]
+        own = planes[at : at + len(values)]
+        at += len(values)
+        if planes.dtype == np.float32 and native.available():
+            rows, near_rows = near_cells(ys, level, values.shape[1], *kernel)
+            columns, near_columns = near_cells(xs, level, values.shape[2], *kernel)
+            native.interpolate(values[:, rows, columns].astype(np.float32), gain.ravel(), near_rows, near_columns, own)
+            continue
         rows, down = interpolation_matrix(ys, level, values.shape[1], *kernel, planes.dtype.type)
         columns, across = interpolation_matrix(xs, level, values.shape[2], *kernel, planes.dtype.type)
-        for channel in values[:, rows, columns].astype(planes.dtype) * gain:
-            np.matmul(down @ channel, across.T, out=planes[at])
-            at += 1
+        for channel, plane in zip(values[:, rows, columns].astype(planes.dtype) * gain, own, strict=True):
+            np.matmul(down @ channel, across.T, out=plane)
 
 
 class _Function:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from inrcodec import native, rate
-from inrcodec.lattice import interpolation_matrix
+from inrcodec.lattice import interpolation_matrix, near_cells
+from inrcodec.native import Axis
 from inrcodec.prior import Prior
 from inrcodec.render import FILTER_REACH
 from inrcodec.synthesis import PACKED, gains
@@ -38,6 +39,7 @@ __all__ = [
 
 TILE = {"cpu": 188, "cuda": 1024}  # pixels along a side
 
+Kernel = tuple[float, float]  # (B, C) of a level's cubic
 Part = tuple[int, slice, slice, Tensor]  # level, rows, columns and gradient (C, rows, columns) by these values
 
 
@@ -62,7 +64,7 @@ class FieldModel:
         return self.weights["field.kernel"].device
 
     @cached_property
-    def kernels(self) -> list[tuple[float, float]]:
+    def kernels(self) -> list[Kernel]:
         """(B, C) of each level's cubic, on the host."""
         return [(b, c) for b, c in self.weights["field.kernel"].tolist()]
 
@@ -118,6 +120,11 @@ class Network:
         )
 
     @cached_property
+    def gains(self) -> list[native.Floats]:
+        """The steps as `native` wants them."""
+        return [step.flatten().numpy() for step in self.steps]
+
+    @cached_property
     def compiled(self) -> native.Restored:
         """What `native` wants."""
         wholes = [torch.cat([self.out[0], self.skip], 1), self.out[1][:, 0]]
@@ -132,11 +139,17 @@ class Network:
 
 @lru_cache(maxsize=4096)
 def _interpolation(
-    start: int, stop: int, level: int, count: int, kernel: tuple[float, float], device: torch.device
+    start: int, stop: int, level: int, count: int, kernel: Kernel, device: torch.device
 ) -> tuple[slice, Tensor]:
     """The cells that pixels start..stop of an axis depend on, and the matrix from them to the pixels."""
     cells, matrix = interpolation_matrix(np.arange(start, stop) + 0.5, level, count, *kernel)
     return cells, torch.from_numpy(matrix).to(device)
+
+
+@lru_cache(maxsize=4096)
+def _near(start: int, stop: int, level: int, count: int, kernel: Kernel) -> tuple[slice, Axis]:
+    """The cells that pixels start..stop of an axis depend on, and which of them each does."""
+    return near_cells(np.arange(start, stop) + 0.5, level, count, *kernel)
 
 
 class Tile:
@@ -164,22 +177,27 @@ class Tile:
             slice(rows.start - self.rows.start, rows.stop - self.rows.start),
             slice(columns.start - self.columns.start, columns.stop - self.columns.start),
         )
-        planes, self.places = [], list[tuple[slice, Tensor, slice, Tensor]]()
-        for level, (values, step, kernel) in enumerate(zip(fields, network.steps, network.model.kernels, strict=True)):
-            if level:
-                device = values.device
-                over_rows, down = _interpolation(
-                    self.rows.start, self.rows.stop, level, values.shape[1], kernel, device
-                )
-                over_columns, across = _interpolation(
-                    self.columns.start, self.columns.stop, level, values.shape[2], kernel, device
-                )
-                planes.append(down @ (step * values[:, over_rows, over_columns]) @ across.T)
-                self.places.append((over_rows, down, over_columns, across))
-            else:
-                planes.append(step * values[:, self.rows, self.columns])
-        self.x = torch.cat(planes)
+        self.x = self._interpolated(fields)
         """What the SIREN sees, (C, rows, columns)."""
+
+    def _axes(self, level: int, values: Tensor) -> tuple[tuple[int, int, int, int, Kernel], ...]:
+        """What `_interpolation` and `_near` are asked of the rows and columns of a level's values, the device apart."""
+        kernel = self.network.model.kernels[level]
+        pairs = zip((self.rows, self.columns), values.shape[1:], strict=True)
+        return tuple((part.start, part.stop, level, count, kernel) for part, count in pairs)
+
+    def _interpolated(self, fields: Sequence[Tensor]) -> Tensor:
+        """Fields times the levels' steps at the tile's pixels, (C, rows, columns)."""
+        planes, self.places = [], list[tuple[slice, Tensor, slice, Tensor]]()
+        for level, (values, step) in enumerate(zip(fields, self.network.steps, strict=True)):
+            if not level:
+                planes.append(step * values[:, self.rows, self.columns])
+                continue
+            axes = (_interpolation(*axis, values.device) for axis in self._axes(level, values))
+            (over_rows, down), (over_columns, across) = axes
+            planes.append(down @ (step * values[:, over_rows, over_columns]) @ across.T)
+            self.places.append((over_rows, down, over_columns, across))
+        return torch.cat(planes)
 
     @cached_property
     def values(self) -> Tensor:
@@ -251,6 +269,31 @@ class Tile:
 
 class CompiledTile(Tile):
     """A tile whose layers `native` computes."""
+
+    def _interpolated(self, fields: Sequence[Tensor]) -> Tensor:
+        """Fields times the levels' steps at the tile's pixels, (C, rows, columns)."""
+        network = self.network
+        x = fields[0].new_empty(sum(network.model.channels), *self.shape)
+        planes, self.near = torch.split(x, list(network.model.channels)), list[tuple[slice, Axis, slice, Axis]]()
+        torch.mul(fields[0][:, self.rows, self.columns], network.steps[0], out=planes[0])
+        for level, values in enumerate(fields[1:], start=1):
+            (over_rows, rows), (over_columns, columns) = (_near(*axis) for axis in self._axes(level, values))
+            own, gains = values[:, over_rows, over_columns].numpy(), network.gains[level]
+            native.interpolate(own, gains, rows, columns, planes[level].numpy())
+            self.near.append((over_rows, rows, over_columns, columns))
+        return x
+
+    def _gradients(self, by_x: Tensor) -> list[Part]:
+        """Gradients by the fields, given that by `x`."""
+        network = self.network
+        by_planes = torch.split(by_x, list(network.model.channels))
+        parts: list[Part] = [(0, self.rows, self.columns, network.steps[0] * by_planes[0])]
+        for level, (over_rows, rows, over_columns, columns) in enumerate(self.near, start=1):
+            size = over_rows.stop - over_rows.start, over_columns.stop - over_columns.start
+            gradient = by_x.new_zeros(network.model.channels[level], *size)
+            native.interpolate_back(by_planes[level].numpy(), network.gains[level], rows, columns, gradient.numpy())
+            parts.append((level, over_rows, over_columns, gradient))
+        return parts
 
     @property
     def place(self) -> tuple[int, int, int, int]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from inrcodec import native
 from inrcodec.adam import adam_step, bits_slope
 from inrcodec.fit import noisy_round
+from inrcodec.lattice import interpolation_matrix, near_cells
 from inrcodec.rate import joined
 
 try:
@@ -159,6 +160,35 @@ def test_features_of_a_level_and_the_way_back(height: int, width: int) -> None:
         own.features_backward(out, upstream.numpy(), by_values, None if given is None else by_coarser)
         assert np.allclose(by_values - 1, gradients[0], atol=1e-4)
         assert given is None or np.allclose(by_coarser - 1, gradients[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0, 1, 3])
+@pytest.mark.parametrize(("rows", "columns", "scale"), [(1, 1, 1), (7, 30, 1), (5, 9, 4), (61, 3, 0.3)])
+def test_values_between_cells_and_the_way_back(level: int, rows: int, columns: int, scale: float) -> None:
+    axes = []
+    for samples in (rows, columns):
+        pixels = max(1, round(scale * samples))
+        count, at = -(-pixels >> level), (np.arange(samples) + 0.5) * pixels / samples
+        kernel = level, count, 0.4 if level else 0.0, 0.3
+        axes.append((count, *interpolation_matrix(at, *kernel, np.float64), *near_cells(at, *kernel)))
+    (height, over_rows, down, own_rows, near_rows), (width, over_columns, across, own_columns, near_columns) = axes
+    values, gains = random(3, height, width).numpy(), np.array([0.5, 2, -1], np.float32)
+    assert (own_rows, own_columns) == (over_rows, over_columns)
+
+    out, upstream = np.empty((3, rows, columns), np.float32), random(3, rows, columns, seed=1).numpy()
+    near = values[:, own_rows, own_columns]
+    native.interpolate(near, gains, near_rows, near_columns, out)
+    assert np.allclose(out, down @ (near * gains[:, None, None]) @ across.T, atol=1e-5)
+    by_values = np.ones_like(near)
+    native.interpolate_back(upstream, gains, near_rows, near_columns, by_values)
+    assert np.allclose(by_values - 1, gains[:, None, None] * (down.T @ upstream @ across), atol=1e-4)
+
+    cells, weights = near_rows
+    for refused in ((cells + height, weights), (cells - 1 - cells.min(), weights), (cells, weights[:, :3]), (cells,)):
+        with pytest.raises(ValueError, match="outside|expected"):
+            native.interpolate(near, gains, refused, near_columns, out)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected"):
+        native.interpolate_back(upstream[:2], gains, near_rows, near_columns, by_values)
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

@@ -253,6 +253,94 @@ static void convolved(const Kernel *kernel, const Planes *in, const Planes *out,
     }
 }
 
+/* The weights of a sample by slot of a ring: where rows of cells are kept. */
+INLINE void by_slot(const Axis *axis, ptrdiff_t at, float weights[NEAR])
+{
+    for (int i = 0; i < NEAR; i++)
+        weights[i] = 0;
+    for (int i = 0; i < NEAR; i++)
+        weights[axis->cells[NEAR * at + i] & (NEAR - 1)] += axis->weights[NEAR * at + i];
+}
+
+/* Values between cells: planes (C, h, w) times a gain each, (C, rows, columns). Along the columns first, of which few
+ * rows are needed. */
+static void interpolated(const Planes *values, const float *gains, const Axis *rows, const Axis *columns, const Planes *out,
+                         float *scratch)
+{
+    const ptrdiff_t W = columns->count;
+    memset(scratch, 0, (size_t)(NEAR * W) * sizeof(float));
+    for (ptrdiff_t c = 0; c < values->shape[0]; c++) {
+        int32_t held[NEAR] = {-1, -1, -1, -1};
+        for (ptrdiff_t y = 0; y < rows->count; y++) {
+            float weights[NEAR];
+            by_slot(rows, y, weights);
+            for (int i = 0; i < NEAR; i++) {
+                const int32_t cell = rows->cells[NEAR * y + i], slot = cell & (NEAR - 1);
+                if (held[slot] == cell)
+                    continue;
+                held[slot] = cell;
+                const float *row = (const float *)values->at + c * values->by[0] + cell * values->by[1];
+                float *into = scratch + slot * W;
+                for (ptrdiff_t x = 0; x < W; x++) {
+                    const int32_t *near = columns->cells + NEAR * x;
+                    const float *weight = columns->weights + NEAR * x;
+                    into[x] = gains[c] * (weight[0] * row[near[0]] + weight[1] * row[near[1]] + weight[2] * row[near[2]]
+                                          + weight[3] * row[near[3]]);
+                }
+            }
+            float *restrict into = (float *)out->at + c * out->by[0] + y * out->by[1];
+            for (ptrdiff_t x = 0; x < W; x++)
+                into[x] = weights[0] * scratch[x] + weights[1] * scratch[W + x] + weights[2] * scratch[2 * W + x]
+                          + weights[3] * scratch[3 * W + x];
+        }
+    }
+}
+
+/* Add to the gradient by a row of cells, given that by its samples, (columns,), of a gain. These become 0. */
+static void add_between(const Axis *columns, float gain, float *restrict samples, float *restrict by_cells)
+{
+    for (ptrdiff_t x = 0; x < columns->count;) {
+        const int32_t *near = columns->cells + NEAR * x;
+        float sums[NEAR] = {0};
+        do /* of all samples between the same cells */
+            for (int i = 0; i < NEAR; i++)
+                sums[i] += columns->weights[NEAR * x + i] * samples[x];
+        while (++x < columns->count && !memcmp(near, columns->cells + NEAR * x, NEAR * sizeof(int32_t)));
+        for (int i = 0; i < NEAR; i++)
+            by_cells[near[i]] += gain * sums[i];
+    }
+    memset(samples, 0, (size_t)columns->count * sizeof(float));
+}
+
+/* The way back: to the gradient by the values is added, given that by what is between them. */
+static void interpolated_back(const Planes *by_out, const float *gains, const Axis *rows, const Axis *columns,
+                              const Planes *by_values, float *scratch)
+{
+    const ptrdiff_t W = columns->count;
+    memset(scratch, 0, (size_t)(NEAR * W) * sizeof(float));
+    for (ptrdiff_t c = 0; c < by_values->shape[0]; c++) {
+        float *by_plane = (float *)by_values->at + c * by_values->by[0];
+        int32_t held[NEAR] = {-1, -1, -1, -1};
+        for (ptrdiff_t y = 0; y < rows->count; y++) {
+            float weights[NEAR];
+            by_slot(rows, y, weights);
+            for (int i = 0; i < NEAR; i++) {
+                const int32_t cell = rows->cells[NEAR * y + i], slot = cell & (NEAR - 1);
+                if (held[slot] != cell && held[slot] >= 0)
+                    add_between(columns, gains[c], scratch + slot * W, by_plane + held[slot] * by_values->by[1]);
+                held[slot] = cell;
+            }
+            const float *restrict from = (const float *)by_out->at + c * by_out->by[0] + y * by_out->by[1];
+            for (ptrdiff_t x = 0; x < W; x++)
+                for (int i = 0; i < NEAR; i++)
+                    scratch[i * W + x] += weights[i] * from[x];
+        }
+        for (int slot = 0; slot < NEAR; slot++)
+            if (held[slot] >= 0)
+                add_between(columns, gains[c], scratch + slot * W, by_plane + held[slot] * by_values->by[1]);
+    }
+}
+
 /* What the filter sees of a row of a tile, planes `pitch` apart: what the SIREN says and some of what it sees, and beyond
  * the picture its outermost pixels. */
 static void seen_row(const Restored *m, const Tile *t, ptrdiff_t y, float *row, ptrdiff_t pitch, float *cosines, float *scratch)
@@ -824,5 +912,5 @@ static void symbols_at(const Exact *m, ptrdiff_t n, const double *padded, ptrdif
     }
 }
 
-const Arithmetic ARITHMETIC = {siren, convolved, tile, filter_slopes, trunk, trunk_back,
+const Arithmetic ARITHMETIC = {siren, convolved, interpolated, interpolated_back, tile, filter_slopes, trunk, trunk_back,
                                stripe, ends, adam, rounded_softly, symbols_at};

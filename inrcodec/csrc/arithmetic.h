@@ -8,6 +8,7 @@
 enum {
     LONGEST = 256,     /* places of a row that go through layers at once */
     TAPS = 11,         /* of a causal context */
+    NEAR = 4,          /* cells that are seen between cells, per axis; a power of 2 */
     MOST = 16,         /* layers with sines */
     MOST_UNITS = 1024, /* of a layer, or planes that go into one */
     RING = 4,          /* rows of a tile that are kept of each plane in between */
@@ -25,6 +26,13 @@ typedef struct {
     const void *at;
     ptrdiff_t shape[4], by[4]; /* strides in items */
 } Planes;
+
+/* Along an axis, where samples lie among cells: NEAR cells of each, one after the other at most, and their weights. */
+typedef struct {
+    ptrdiff_t count;
+    const int32_t *cells;
+    const float *weights;
+} Axis;
 
 /* A kernel (rows, inner, 3, 3), and what follows. */
 typedef struct {
@@ -117,6 +125,10 @@ typedef struct {
     void (*siren)(const Layers *, ptrdiff_t n, const float *x, ptrdiff_t by_x, float *values, ptrdiff_t by_values,
                   float *cosines, ptrdiff_t by_cosines, float *scratch);
     void (*convolved)(const Kernel *, const Planes *in, const Planes *out, Row *);
+    void (*interpolated)(const Planes *values, const float *gains, const Axis *rows, const Axis *columns, const Planes *out,
+                         float *scratch);
+    void (*interpolated_back)(const Planes *by_out, const float *gains, const Axis *rows, const Axis *columns,
+                              const Planes *by_values, float *scratch);
     double (*tile)(const Restored *, const Tile *, float *scratch, Row *);
     double (*filter_slopes)(const Restored *, const Sample *, float *const *slopes, float *scratch, Row *);
     void (*trunk)(const Trunk *, const Planes *padded, const Planes *coarser, const Planes *out, float *scratch, Row *);

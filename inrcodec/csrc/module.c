@@ -169,6 +169,62 @@ static PyObject *convolve(PyObject *module, PyObject *arguments)
     return finished(&held, NULL);
 }
 
+/* Where samples are among so many cells of an axis: cells (N, NEAR) and weights. */
+static Axis axis_of(Held *held, PyObject *tuple, Py_ssize_t most)
+{
+    Axis found = {0};
+    if (!held->failed && PyTuple_Size(tuple) != 2) {
+        PyErr_SetString(PyExc_ValueError, "expected 2 arrays");
+        held->failed = 1;
+    }
+    if (held->failed)
+        return found;
+    const Planes cells = array_of('i', held, PyTuple_GetItem(tuple, 0), 0, 1, SIZES(-1, NEAR));
+    found.count = cells.shape[0];
+    found.cells = cells.at;
+    found.weights = array(held, PyTuple_GetItem(tuple, 1), 0, 1, SIZES(found.count, NEAR)).at;
+    for (Py_ssize_t i = 0; !held->failed && i < NEAR * found.count; i++)
+        if (found.cells[i] < 0 || found.cells[i] >= most) {
+            PyErr_SetString(PyExc_ValueError, "a sample outside of the cells");
+            held->failed = 1;
+        }
+    return found;
+}
+
+/* interpolate and interpolate_back */
+static PyObject *between(PyObject *arguments, int back)
+{
+    PyObject *cells_object, *gains_object, *rows_tuple, *columns_tuple, *samples_object;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!O", &cells_object, &gains_object, &PyTuple_Type, &rows_tuple, &PyTuple_Type,
+                          &columns_tuple, &samples_object))
+        return NULL;
+    Held held = {0};
+    Planes cells = array(&held, cells_object, back, 0, SIZES(-1, -1, -1));
+    const float *gains = READ(gains_object, cells.shape[0]).at;
+    Axis rows = axis_of(&held, rows_tuple, cells.shape[1]), columns = axis_of(&held, columns_tuple, cells.shape[2]);
+    Planes samples = array(&held, samples_object, !back, 0, SIZES(cells.shape[0], rows.count, columns.count));
+    float *scratch = memory(&held, NEAR * columns.count, sizeof(float));
+    if (!held.failed) {
+        Py_BEGIN_ALLOW_THREADS
+        if (back)
+            own->interpolated_back(&samples, gains, &rows, &columns, &cells, scratch);
+        else
+            own->interpolated(&cells, gains, &rows, &columns, &samples, scratch);
+        Py_END_ALLOW_THREADS
+    }
+    return finished(&held, NULL);
+}
+
+static PyObject *interpolate(PyObject *module, PyObject *arguments)
+{
+    return between(arguments, 0);
+}
+
+static PyObject *interpolate_back(PyObject *module, PyObject *arguments)
+{
+    return between(arguments, 1);
+}
+
 /* Kernel and bias of a filter's layers, and what leads back through the second and, if `whole`, the first. */
 static void read_filter(Held *held, PyObject *tuple, int whole, Restored *model)
 {
@@ -649,6 +705,8 @@ static PyObject *decode(PyObject *module, PyObject *arguments)
 static PyMethodDef methods[] = {
     {"siren", siren, METH_VARARGS, "siren(x, layers, values)"},
     {"convolve", convolve, METH_VARARGS, "convolve(planes, kernel, bias, rectified, out)"},
+    {"interpolate", interpolate, METH_VARARGS, "interpolate(values, gains, rows, columns, out)"},
+    {"interpolate_back", interpolate_back, METH_VARARGS, "interpolate_back(by_values, gains, rows, columns, by_out)"},
     {"tile", tile, METH_VARARGS, "tile(x, place, forwards, backwards, kernels, target, weight, scale, by x or the picture)"},
     {"filter_slopes", filter_slopes, METH_VARARGS, "filter_slopes(padded, missing, weight, kernels, scale, slopes)"},
     {"trunk", trunk, METH_VARARGS, "trunk(padded, coarser, parts, out)"},
