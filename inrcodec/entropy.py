@@ -388,7 +388,8 @@ class _Wavefronts:
         if coded is not None:
             inside &= coded[y, x.clip(0, width - 1)]
         self.cells = (y * width + x)[inside]  # by wavefront, and in each by stripe, then row
-        self.ends = np.unique(np.concatenate([[0], inside.sum(1).cumsum()]))
+        sizes = inside.sum(1)
+        self.ends = np.concatenate([[0], sizes[sizes > 0].cumsum()])
         self.places = ((stripe * (STRIPE + 2) + row + 2) * self.line + x + 2)[inside]  # of cells in the padded array
         self.offsets = np.array([dy * self.line + dx for dy, dx in CAUSAL])
 
@@ -575,7 +576,8 @@ def _of_magnitudes(chances: Ints) -> Iterator[tuple[slice, NDArray[np.float32]]]
 
     They are geometric, in integers of sum 2**20.
     """
-    distinct, which = np.unique(chances, return_inverse=True)
+    used = np.bincount(chances) > 0
+    distinct, which = np.flatnonzero(used), (used.cumsum() - 1)[chances]
     counts, left = np.empty((len(distinct), _MAGNITUDES), np.int32), np.full(len(distinct), TABLE_SUM)
     for m in range(_MAGNITUDES - 1):
         counts[:, m] = np.minimum((left * (CHANCES - distinct) // CHANCES).clip(1), left - (_MAGNITUDES - 1 - m))
