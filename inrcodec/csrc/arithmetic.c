@@ -28,7 +28,7 @@ enum { LANES = BYTES / 4, VECTORS = 3, ROWS = REGISTERS >= 32 ? 8 : 3 };
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4)));
 enum { WIDE = BYTES / 8, WIDEST = 4 };
-enum { OUTER = REGISTERS >= 32 ? 4 : 2 }; /* of a block of 4 columns of sums, rows */
+enum { OUTER = REGISTERS >= 32 ? 4 : 3, ACROSS = OUTER }; /* of a block of sums of `add_outer`, rows and columns */
 typedef double Wide __attribute__((vector_size(8 * WIDE), aligned(8)));
 
 /* `entropy.CAUSAL`: where the taps of a context lie. Constants of `rate`'s Laplace distribution, and of `adam`. */
@@ -680,26 +680,26 @@ static void add_outer(int rows, const Row *a, ptrdiff_t by_a, int columns, const
                       ptrdiff_t width, float *sums)
 {
     for (int top = 0; top < rows; top += OUTER)
-        for (int left = 0; left < columns; left += 4) {
-            Vector found[OUTER][4] = {{{0}}};
-            Row own[OUTER], other[4]; /* the last of them several times, if need be */
+        for (int left = 0; left < columns; left += ACROSS) {
+            Vector found[OUTER][ACROSS] = {{{0}}};
+            Row own[OUTER], other[ACROSS]; /* the last of them several times, if need be */
             for (int r = 0; r < OUTER; r++)
                 own[r] = a[top + r < rows ? top + r : rows - 1];
-            for (int c = 0; c < 4; c++)
+            for (int c = 0; c < ACROSS; c++)
                 other[c] = b[left + c < columns ? left + c : columns - 1];
             for (ptrdiff_t y = 0; y < height; y++)
                 for (ptrdiff_t at = 0; at < width; at += LANES) {
-                    Vector values[4];
-                    for (int c = 0; c < 4; c++)
+                    Vector values[ACROSS];
+                    for (int c = 0; c < ACROSS; c++)
                         values[c] = *(const Vector *)(other[c] + y * by_b + at);
                     for (int r = 0; r < OUTER; r++) {
                         Vector factor = *(const Vector *)(own[r] + y * by_a + at);
-                        for (int c = 0; c < 4; c++)
+                        for (int c = 0; c < ACROSS; c++)
                             found[r][c] += factor * values[c];
                     }
                 }
             for (int r = 0; r < OUTER && top + r < rows; r++)
-                for (int c = 0; c < 4 && left + c < columns; c++)
+                for (int c = 0; c < ACROSS && left + c < columns; c++)
                     for (int i = 0; i < LANES; i++)
                         sums[(top + r) * columns + left + c] += found[r][c][i];
         }
