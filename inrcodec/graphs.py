@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 T = TypeVar("T")
 
+RECORDS = "cuda"  # the type of device that does
 WARM_UP = 2  # calls before one is recorded
 BRANCHES = 8  # tasks that a GPU has at a time
 
@@ -81,7 +82,7 @@ class Recorded(Generic[T]):
 
     def __call__(self, *arguments: Any) -> T:
         tensors, structure = tree_flatten(arguments)
-        if any(tensor.device.type != "cuda" for tensor in tensors):
+        if any(tensor.device.type != RECORDS for tensor in tensors):
             return self._compute(*arguments)
         key = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if key not in self._recordings:

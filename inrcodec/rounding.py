@@ -87,7 +87,7 @@ def by_trial(
         error, bits = costs(rounded, levels)
         return [error, *bits]
 
-    current = planes(tries[0][0] + 1)
+    current = [plane.clone() for plane in planes(tries[0][0] + 1)]  # where what is recorded writes over its results
     gradients, found = slopes(rounded), rates(rounded)
     prospects = in_parallel([partial(_prospects, rounded[i], fields[i], gradients[i], *found[i]) for i, _ in tries])
     for (level, count), (change, promise) in zip(tries, list(prospects), strict=True):
