@@ -94,6 +94,7 @@ LOG_HEADER = "step,phase,loss,seconds\n"
 PHASES = ("guess", "fit", "decoder", "coarse", "schedule", "analysis", "detail", "post", "deltas")
 FREE = ("device", "threads", "log_every", "checkpoint_every")  # may differ when a run goes on
 HOT, COLD = 0.4, 0.18  # temperature of the soft rounding at the start and end of phase 1
+PIECEWISE = "cpu"  # the type of device that is fastest with one picture after the other
 CLIP = 1.0  # norm of the gradient
 PASSES = 2  # of rounding by trial
 LEARNT_FROM = 0.65  # part of a fit in phase 2 after which the weights learn from it
@@ -823,7 +824,7 @@ def loss_and_slopes(
     weights: Weights, fields: list[Tensor], batch: Batch, options: FieldOptions
 ) -> tuple[Tensor, list[Tensor]]:
     """The sum of `weighted_error_and_bits` and its gradients by fields as they are."""
-    if batch.pictures.device.type != "cpu":  # which is fastest with one large graph
+    if batch.pictures.device.type != PIECEWISE:  # which is fastest with one large graph
         fixed = {k: v.detach() for k, v in weights.items()}
         with torch.enable_grad():
             values = [z.detach().requires_grad_() for z in fields]

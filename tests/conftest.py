@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tape import Tape, record
 
-from inrcodec import native
+from inrcodec import graphs, native, objective
 from inrcodec.analysis import init_analysis
 from inrcodec.deltas import delta_counts
 from inrcodec.prior import Architecture, Prior, save_prior
@@ -20,6 +22,8 @@ from inrcodec.synthesis import init_between, init_filter
 
 CHANNELS = (1, 2, 2)
 OMEGAS = (2.0, 1.0)
+
+T = TypeVar("T")
 
 
 def field_weights(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -135,3 +139,22 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(native, "_kernels", None)
     elif not native.available():
         pytest.skip("there was no C compiler when the package was installed")
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tape]]:
+    """All that is recorded, on tape: what is compiled is left out, a CPU asks no more than a GPU, with one thread."""
+    tapes, threads = list[Tape](), torch.get_num_threads()
+
+    def kept(compute: Callable[[], T]) -> tuple[Tape, T]:
+        tape, results = record(compute)
+        tapes.append(tape)
+        return tape, results
+
+    monkeypatch.setattr(native, "_kernels", None)
+    monkeypatch.setattr(graphs, "RECORDS", "cpu")
+    monkeypatch.setattr(graphs, "record", kept)
+    monkeypatch.setattr(objective, "_counts", lambda plane: True)
+    torch.set_num_threads(1)  # what others do is not on tape
+    yield tapes
+    torch.set_num_threads(threads)

@@ -6,12 +6,14 @@ import pytest
 import torch
 from conftest import CHANNELS
 from numpy.typing import NDArray
+from tape import Tape, draws
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from inrcodec import native
+from inrcodec import graphs, native
 from inrcodec.deltas import pack_deltas
 from inrcodec.errors import OptionError
 from inrcodec.fit import (
+    ADAPT_AFTER,
     QUIET,
     Aim,
     Given,
@@ -23,7 +25,7 @@ from inrcodec.fit import (
     soft_round,
     torch_device,
 )
-from inrcodec.lattice import field_shapes, seen_cells
+from inrcodec.lattice import field_shapes, seen_cells, visible_cells
 from inrcodec.objective import objective
 from inrcodec.options import Device
 from inrcodec.prior import Prior
@@ -109,6 +111,23 @@ def test_steps_read_nothing_from_the_device(
         counts.append(reads.count)
     assert counts[0] == 0
     assert counts[1] > 0  # a CPU is asked where the weight is zero
+
+
+def test_a_fit_is_the_same_if_its_parts_are_replayed(
+    field_prior: Prior, picture: NDArray[np.uint8], taped: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that is recorded depends on anything that changes but its arguments."""
+    visible = np.ones((22, 37), bool)
+    visible[:9, 20:] = False
+    others, coded = np.ascontiguousarray(picture[::-1, ::-1]), visible_cells(visible, len(CHANNELS))
+    given = [Given(picture, 90), Given(others, 90, seen=visible, coded=coded)]
+    replayed = fit_together(field_prior, given, ADAPT_AFTER + 3, CPU)
+    assert len(taped) > 6 and not any(map(draws, taped))
+    monkeypatch.setattr(graphs, "RECORDS", "cuda")
+    expected = fit_together(field_prior, given, ADAPT_AFTER + 3, CPU)
+    for (fields, deltas), (own, own_deltas) in zip(replayed, expected, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(fields, own, strict=True))
+        assert pack_deltas(deltas, field_prior.tensors) == pack_deltas(own_deltas, field_prior.tensors)
 
 
 def test_soft_rounding_runs_from_the_identity_to_rounding() -> None:

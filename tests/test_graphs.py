@@ -1,21 +1,9 @@
-from collections.abc import Callable
-from typing import TypeVar
-
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from tape import Tape, draws, record
+from tape import Tape
 from torch import Tensor
 
-from inrcodec import graphs, native, objective
-from inrcodec.deltas import pack_deltas
-from inrcodec.fit import ADAPT_AFTER, Given, fit_together
 from inrcodec.graphs import Recorded, forget, side_by_side
-from inrcodec.prior import Prior
-
-CPU = torch.device("cpu")
-T = TypeVar("T")
 
 
 def slope(weights: dict[str, Tensor], rows: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -41,48 +29,12 @@ def test_what_is_recorded_says_what_the_function_says(device: str) -> None:
         assert torch.allclose(loss, expected) and torch.allclose(gradient, by_a)
 
 
-@pytest.fixture
-def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """All that is recorded, on tape: what is compiled is left out, and a CPU asks no more than a GPU."""
-    tapes = list[Tape]()
-
-    def kept(compute: Callable[[], T]) -> tuple[Tape, T]:
-        tape, results = record(compute)
-        tapes.append(tape)
-        return tape, results
-
-    monkeypatch.setattr(native, "_kernels", None)
-    monkeypatch.setattr(graphs, "RECORDS", "cpu")
-    monkeypatch.setattr(graphs, "record", kept)
-    monkeypatch.setattr(objective, "_counts", lambda plane: True)
-    return tapes
-
-
 def test_what_looks_at_values_is_called_instead(taped: list[Tape]) -> None:
     recorded = Recorded(lambda x: x * float(x.sum()))
     for factor in (1.0, 2.0):
         x = torch.arange(6.0) * factor
         assert torch.allclose(recorded(x), x * x.sum())
     assert not taped
-
-
-def test_a_fit_is_the_same_if_its_parts_are_replayed(
-    field_prior: Prior, picture: NDArray[np.uint8], taped: list[Tape], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing that is recorded depends on anything that changes but its arguments."""
-    others = np.ascontiguousarray(picture[::-1, ::-1])
-    given, threads = [Given(picture, 90), Given(others, 90)], torch.get_num_threads()
-    torch.set_num_threads(1)  # what other threads do is not on tape
-    try:
-        replayed = fit_together(field_prior, given, ADAPT_AFTER + 3, CPU)
-        assert len(taped) > 6 and not any(map(draws, taped))
-        monkeypatch.setattr(graphs, "RECORDS", "cuda")
-        expected = fit_together(field_prior, given, ADAPT_AFTER + 3, CPU)
-    finally:
-        torch.set_num_threads(threads)
-    for (fields, deltas), (own, own_deltas) in zip(replayed, expected, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(fields, own, strict=True))
-        assert pack_deltas(deltas, field_prior.tensors) == pack_deltas(own_deltas, field_prior.tensors)
 
 
 def test_what_is_forgotten_is_called(taped: list[Tape]) -> None:

@@ -4,8 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tape import Tape, draws
 from torch import Tensor
 
+from inrcodec import graphs
+from inrcodec import train_fields as train_fields_module
 from inrcodec.errors import OptionError, PriorError
 from inrcodec.lattice import field_shapes
 from inrcodec.synthesis import detail, post
@@ -79,6 +82,20 @@ def test_an_interrupted_run_gives_the_same_prior(tmp_path: Path) -> None:
     assert all(np.array_equal(whole.tensors[k], parts.tensors[k]) for k in whole.tensors)
     logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "parts")]
     assert [row.split(",")[:3] for row in logs[0]] == [row.split(",")[:3] for row in logs[1]]
+
+
+def test_training_is_the_same_if_its_parts_are_replayed(
+    tmp_path: Path, taped: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU does it: nothing that is recorded depends on anything that changes but its arguments."""
+    monkeypatch.setattr(train_fields_module, "PIECEWISE", "none")
+    options = replace(OPTIONS, fit_steps=9, schedule_steps=1, deltas_steps=0)
+    replayed = train_fields(options, Noise(), tmp_path / "replayed")
+    assert len(taped) > 9 and not any(map(draws, taped))
+    monkeypatch.setattr(graphs, "RECORDS", "cuda")
+    called = train_fields(options, Noise(), tmp_path / "called")
+    assert replayed is not None and called is not None
+    assert all(np.array_equal(replayed.tensors[k], called.tensors[k]) for k in called.tensors)
 
 
 def test_a_run_can_start_from_a_prior(tmp_path: Path) -> None:
