@@ -6,14 +6,13 @@ of a large one.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inrcodec.prior import Prior
-from inrcodec.render import TILE, Parameters, View, render
+from inrcodec.render import TILE, Parameters, without_and_with_post
 
 __all__ = ["post_filter_pays"]
 
@@ -29,23 +28,18 @@ def post_filter_pays(
     if not prior.post_filtered or parameters.spacing > 1:  # between cells it has no say
         return False
     height, width, _ = pixels.shape
-    view = View(height, width, 0.0, 0.0, float(height), float(width))
-
-    def error(post: bool, part: tuple[slice, slice]) -> float:
-        decoded = render(prior, replace(parameters, post=post), view, part)
-        squared = np.square(decoded - pixels[part].astype(np.float32)).sum(2)
-        return float(squared.sum(dtype=np.float64, where=True if seen is None else seen[part]))
-
-    return sum(error(True, part) - error(False, part) for part in _parts(height, width)) < 0
+    tiles, gain = _tiles(height, width), 0.0
+    for tile, both in zip(tiles, without_and_with_post(prior, parameters, tiles), strict=True):
+        errors = [np.square(decoded - pixels[tile].astype(np.float32)).sum(2) for decoded in both]
+        gain += float((errors[0] - errors[1]).sum(dtype=np.float64, where=True if seen is None else seen[tile]))
+    return gain > 0
 
 
-def _parts(height: int, width: int) -> list[tuple[slice, slice]]:
-    """The picture, or some of its tiles, evenly chosen."""
-    tiles = list(product(range(0, height, TILE), range(0, width, TILE)))
-    if len(tiles) <= TILES:
-        return [(slice(0, height), slice(0, width))]
-    chosen = np.linspace(0, len(tiles) - 1, TILES).round().astype(int)
-    return [
+def _tiles(height: int, width: int) -> list[tuple[slice, slice]]:
+    """Those of the picture, or some of them, evenly chosen."""
+    tiles = [
         (slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width)))
-        for top, left in (tiles[number] for number in chosen)
+        for top, left in product(range(0, height, TILE), range(0, width, TILE))
     ]
+    chosen = np.linspace(0, len(tiles) - 1, min(TILES, len(tiles))).round().astype(int)
+    return [tiles[number] for number in chosen]

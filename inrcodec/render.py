@@ -30,11 +30,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ MAX_SAMPLES = 1 << 28
 FILTER_REACH = 2  # pixels that the first filter looks around
 
 Floats = NDArray[np.floating[Any]]  # float32, or float64 in exact rendering
+T = TypeVar("T")
 Network = Callable[[Floats], Floats]  # inputs (in, N) to values (3, N)
 
 
@@ -130,7 +131,6 @@ def render(
     same samples, for the last bits of a sum no longer matter.
     """
     rows, columns = region or (slice(0, view.rows), slice(0, view.columns))
-    top_sample = 2**bit_depth - 1
     out = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), f"u{bit_depth // 8}")
     function = _Function(prior, parameters, network, np.float64 if exact else np.float32)
 
@@ -146,8 +146,7 @@ def render(
         if fine_y * fine_x > 1:
             visible = np.clip(samples, -0.5, 0.5, out=samples)
             samples = visible.reshape(3, bottom - top, fine_y, right - left, fine_x).mean(axis=(2, 4))
-        pixels = np.clip(np.rint(samples * top_sample + top_sample / 2), 0, top_sample).astype(out.dtype)
-        pixels = pixels.transpose(1, 2, 0)
+        pixels = _quantized(samples, bit_depth)
         y0, y1 = max(top, rows.start), min(bottom, rows.stop)
         x0, x1 = max(left, columns.start), min(right, columns.stop)
         out[y0 - rows.start : y1 - rows.start, x0 - columns.start : x1 - columns.start] = pixels[
@@ -159,11 +158,36 @@ def render(
         for top in range(rows.start // TILE * TILE, rows.stop, TILE)
         for left in range(columns.start // TILE * TILE, columns.stop, TILE)
     ]
-    # One thread per tile: the products are too small to share, and the sines are not shared by NumPy.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(tiles), os.cpu_count() or 1)) as pool:
-        for done in [pool.submit(tile, *corner) for corner in tiles]:
-            done.result()
+    for _ in _one_thread_each([partial(tile, *corner) for corner in tiles]):
+        pass
     return out
+
+
+def without_and_with_post(
+    prior: Prior, parameters: Parameters, tiles: Sequence[tuple[slice, slice]]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Of tiles of pixels (rows, columns), the picture without the post-filter and with it, uint8 (rows, columns, 3)."""
+    function = _Function(prior, replace(parameters, post=True))
+
+    def both(rows: slice, columns: slice) -> tuple[NDArray[Any], NDArray[Any]]:
+        picture, _, (says,) = function.filtered_twice(rows, columns, function.behind[1:])
+        return _quantized(picture, 8), _quantized(picture + says, 8)
+
+    return _one_thread_each([partial(both, *tile) for tile in tiles])
+
+
+def _one_thread_each(tasks: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """What each task gives: the products are too small to share, and the sines are not shared by NumPy."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1)) as pool:
+        for done in [pool.submit(task) for task in tasks]:
+            yield done.result()
+
+
+def _quantized(values: Floats, bit_depth: int) -> NDArray[Any]:
+    """Samples (H, W, 3) of sRGB / 255 - 0.5, (3, H, W)."""
+    top = 2**bit_depth - 1
+    found: NDArray[Any] = np.clip(np.rint(values * top + top / 2), 0, top).astype(f"u{bit_depth // 8}")
+    return found.transpose(1, 2, 0)
 
 
 def render_at(prior: Prior, parameters: Parameters, positions: NDArray[np.float64]) -> Floats:
@@ -283,7 +307,7 @@ class _Function:
         if not self.kernels:
             return self._evaluated(self._inputs(ys, xs))
         if _are_centres(ys) and _are_centres(xs):
-            picture, _, says = self._filtered_twice(_pixels(ys), _pixels(xs), self.behind[1:])
+            picture, _, says = self.filtered_twice(_pixels(ys), _pixels(xs), self.behind[1:])
             return sum(says, picture)
         rows, down = interpolation_matrix(ys, 0, self.height, *self.kernels[0], self.dtype)
         columns, across = interpolation_matrix(xs, 0, self.width, *self.kernels[0], self.dtype)
@@ -345,7 +369,7 @@ class _Function:
         picture[:3] += added
         return picture, added
 
-    def _filtered_twice(self, rows: slice, columns: slice, names: Sequence[str]) -> tuple[Floats, Floats, list[Floats]]:
+    def filtered_twice(self, rows: slice, columns: slice, names: Sequence[str]) -> tuple[Floats, Floats, list[Floats]]:
         """At the centres of some pixels: picture with R and R in it, (3, H, W), and what filters behind say of it."""
         around = max((reach(self.filters, name) for name in names), default=0)
         down, vertical = _grown(rows, self.height, around)
@@ -362,7 +386,7 @@ class _Function:
 
     def _parts(self, rows: slice, columns: slice) -> Floats:
         """R, X, Y, D, M and, if there is a post-filter, P at the centres of some pixels, (15 or 18, H, W)."""
-        _, added, says = self._filtered_twice(rows, columns, self.behind)
+        _, added, says = self.filtered_twice(rows, columns, self.behind)
         return np.concatenate([added, *says])
 
 

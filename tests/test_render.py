@@ -11,7 +11,7 @@ from inrcodec.errors import OptionError
 from inrcodec.grid import pixel_grid
 from inrcodec.lattice import field_shapes
 from inrcodec.prior import Prior
-from inrcodec.render import Parameters, View, render, render_at
+from inrcodec.render import Parameters, View, render, render_at, without_and_with_post
 from inrcodec.siren import siren
 from inrcodec.synthesis import before_post, post, synthesize, synthesize_finer, torch_network
 from inrcodec.tile import FieldModel
@@ -103,6 +103,15 @@ def test_what_the_post_filter_says_does_not_depend_on_tiles(post_prior: Prior, m
     monkeypatch.setattr(module, "TILE", 16)
     for scale, picture in expected.items():
         assert agrees(render(post_prior, parameters, whole(45, 38, scale)), picture)
+
+
+def test_tiles_without_and_with_the_post_filter_are_those_of_two_pictures(post_prior: Prior) -> None:
+    parameters = parameters_of(post_prior, 25, 38)
+    tiles = [(slice(0, 16), slice(0, 16)), (slice(16, 25), slice(7, 38)), (slice(24, 25), slice(0, 1))]
+    pictures = [render(post_prior, replace(parameters, post=on), whole(25, 38)) for on in (False, True)]
+    for tile, both in zip(tiles, without_and_with_post(post_prior, parameters, tiles), strict=True):
+        assert all(agrees(found, picture[tile]) for found, picture in zip(both, pictures, strict=True))
+    assert (pictures[0] != pictures[1]).any()
 
 
 def test_detail_vanishes_at_pixel_centres(field_prior: Prior) -> None:
