@@ -34,7 +34,7 @@ STEPS = 300  # of Adam: few of the changes are worth their bits, and it takes lo
 PACE = 0.35  # of its first step, in units; falls to zero
 SIDE = {"cpu": 64, "cuda": 256}  # pixels along the sides of a tile: a step looks at one
 MOST = 1 << 22  # pixels in all tiles that are looked at: those of larger pictures are drawn
-EXPONENT, EXPONENTS = 8, (6, 7, 8, 9)  # of the unit in a descent, and those that are tried after it
+EXPONENT, EXPONENTS = 8, (5, 6, 7, 8)  # of the unit in a descent, and those that are tried after it
 
 
 @dataclass(frozen=True, eq=False)
