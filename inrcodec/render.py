@@ -12,12 +12,11 @@ first, of two, sees f without r; the filter for detail and, where a file asks fo
 first one's R, and have layers in between that add to what they see. In between r is
 
     r(p) = R(p) + X(p) sin(2 pi x') + Y(p) sin(2 pi y') + D(p) sin(2 pi x') sin(2 pi y')
-                + M(p) (1 - (cos(2 pi x') + cos(2 pi y')) / 2)
-                + P(p) max(0, cos(2 pi x')) max(0, cos(2 pi y'))
+                + M(p) (1 - n**2) + P(p) n        with n = max(0, cos(2 pi x')) max(0, cos(2 pi y'))
 
 with R, the X, Y, D and M of the filter for detail and the P of the post-filter interpolated like a field of level 0,
 and (x', y') the offset from a pixel's centre. There the filter for detail has no say; the post-filter has none where
-samples are twice as fine.
+samples are twice as fine. What M says ends near centres alone, or finer samples would show a lattice of them.
 
 An output sample is the value at its centre where samples are finer than pixels, and the mean over its area where
 they are coarser, so shrinking does not alias.
@@ -395,10 +394,10 @@ def _between(parts: NDArray[np.floating[Any]], ys: NDArray[np.float64], xs: NDAr
     angles = [2 * np.pi * (axis - 0.5) for axis in (xs, ys)]
     x, y = (np.sin(angle).astype(parts.dtype) for angle in angles)
     near_x, near_y = (np.cos(angle).astype(parts.dtype) for angle in angles)
-    off = 1 - (near_x + near_y) / 2
-    found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y + parts[4] * off
+    near = np.maximum(near_x, 0) * np.maximum(near_y, 0)
+    found: NDArray[Any] = parts[0] + parts[1] * x + (parts[2] + parts[3] * x) * y + parts[4] * (1 - near**2)
     for post in parts[5:]:
-        found += post * (np.maximum(near_x, 0) * np.maximum(near_y, 0))
+        found += post * near
     return found
 
 

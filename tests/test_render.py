@@ -121,6 +121,18 @@ def test_detail_vanishes_at_pixel_centres(field_prior: Prior) -> None:
     assert agrees(fine[1::3, 1::3], render(field_prior, parameters, whole(13, 22)))
 
 
+def test_what_moves_means_has_nearly_the_same_say_at_all_finer_samples() -> None:
+    """Or a lattice of pixels would be seen."""
+    parts = np.stack([np.full((3, 1, 1), float(moves)) for moves in (0, 0, 0, 0, 1)])
+
+    def says(samples: int) -> set[float]:
+        at = (np.arange(samples) + 0.5) / samples
+        return set(module._between(parts, at[:, None], at).round(6).ravel().tolist())
+
+    assert says(1) == {0.0} and says(2) == {1.0} and says(4) == {0.75, 1.0}
+    assert min(says(8)) > 0.2 and np.mean(list(says(8))) > 0.6
+
+
 def test_a_tensor_that_a_prior_does_not_need_has_no_say(field_prior: Prior) -> None:
     """A file may bring its own prior, and nobody has checked the shape of what is not expected in it."""
     more = {name: np.ones((2, 2, 3, 3), np.float32) for name in ("filter.mid", "filter.mid_bias", "detail.more")}

@@ -182,8 +182,7 @@ vec4 shown(vec3 value, float opacity) {
 /** The function at any positions. */
 function functionSource(gl) {
   const parts = model.filters.reduce((sum, name) => sum + model.banks[`${name}Out`].outputs, 0);
-  const factors = ['1.0', 'wave.x', 'wave.y', 'wave.x * wave.y', '1.0 - 0.5 * (wave.z + wave.w)',
-    'max(wave.z, 0.0) * max(wave.w, 0.0)'];
+  const factors = ['1.0', 'wave.x', 'wave.y', 'wave.x * wave.y', '1.0 - near * near', 'near'];
   const restoration = factors.slice(0, parts).map((factor, p) =>
     `(${factor}) * between(parts, corner, size, ${parts} * slot + ${p}, 0, ${kernel(model.levels[0])}, base, past)`);
   return `${HEAD}${networkSource(gl)}${SCREEN}
@@ -197,6 +196,7 @@ void main() {
   vec4 value = network(x);
   ${model.levels.length ? `
   vec4 wave = sine(6.28318531 * ((past - floor(past)).xyxy - vec4(0.5, 0.5, 0.25, 0.25)));  // sines, cosines
+  float near = max(wave.z, 0.0) * max(wave.w, 0.0);
   value += ${restoration.join(' + ')};` : ''}
   vec3 visible = clamp(value.xyz + 0.5, 0.0, 1.0);
   ${model.grey ? 'visible = vec3((visible.x + visible.y + visible.z) / 3.0);' : ''}
