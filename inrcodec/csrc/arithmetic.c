@@ -253,13 +253,22 @@ static void convolved(const Kernel *kernel, const Planes *in, const Planes *out,
     }
 }
 
-/* The weights of a sample by slot of a ring: where rows of cells are kept. */
-INLINE void by_slot(const Axis *axis, ptrdiff_t at, float weights[NEAR])
+/* A ring of rows of cells that goes on to a sample: its weights by slot, the cells `held`, and those that these have `left`
+ * for, -1 where there was none, or SAME. */
+enum { SAME = -2 };
+INLINE void gone_on(const Axis *axis, ptrdiff_t at, float weights[NEAR], int32_t held[NEAR], int32_t left[NEAR])
 {
-    for (int i = 0; i < NEAR; i++)
-        weights[i] = 0;
-    for (int i = 0; i < NEAR; i++)
-        weights[axis->cells[NEAR * at + i] & (NEAR - 1)] += axis->weights[NEAR * at + i];
+    for (int slot = 0; slot < NEAR; slot++) {
+        weights[slot] = 0;
+        left[slot] = SAME;
+    }
+    for (int i = 0; i < NEAR; i++) {
+        const int32_t cell = axis->cells[NEAR * at + i], slot = cell & (NEAR - 1);
+        weights[slot] += axis->weights[NEAR * at + i];
+        if (held[slot] != cell)
+            left[slot] = held[slot];
+        held[slot] = cell;
+    }
 }
 
 /* Values between cells: planes (C, h, w) times a gain each, (C, rows, columns). Along the columns first, of which few
@@ -273,13 +282,12 @@ static void interpolated(const Planes *values, const float *gains, const Axis *r
         int32_t held[NEAR] = {-1, -1, -1, -1};
         for (ptrdiff_t y = 0; y < rows->count; y++) {
             float weights[NEAR];
-            by_slot(rows, y, weights);
-            for (int i = 0; i < NEAR; i++) {
-                const int32_t cell = rows->cells[NEAR * y + i], slot = cell & (NEAR - 1);
-                if (held[slot] == cell)
+            int32_t left[NEAR];
+            gone_on(rows, y, weights, held, left);
+            for (int slot = 0; slot < NEAR; slot++) {
+                if (left[slot] == SAME)
                     continue;
-                held[slot] = cell;
-                const float *row = (const float *)values->at + c * values->by[0] + cell * values->by[1];
+                const float *row = (const float *)values->at + c * values->by[0] + held[slot] * values->by[1];
                 float *into = scratch + slot * W;
                 for (ptrdiff_t x = 0; x < W; x++) {
                     const int32_t *near = columns->cells + NEAR * x;
@@ -323,13 +331,11 @@ static void interpolated_back(const Planes *by_out, const float *gains, const Ax
         int32_t held[NEAR] = {-1, -1, -1, -1};
         for (ptrdiff_t y = 0; y < rows->count; y++) {
             float weights[NEAR];
-            by_slot(rows, y, weights);
-            for (int i = 0; i < NEAR; i++) {
-                const int32_t cell = rows->cells[NEAR * y + i], slot = cell & (NEAR - 1);
-                if (held[slot] != cell && held[slot] >= 0)
-                    add_between(columns, gains[c], scratch + slot * W, by_plane + held[slot] * by_values->by[1]);
-                held[slot] = cell;
-            }
+            int32_t left[NEAR];
+            gone_on(rows, y, weights, held, left);
+            for (int slot = 0; slot < NEAR; slot++)
+                if (left[slot] >= 0)
+                    add_between(columns, gains[c], scratch + slot * W, by_plane + left[slot] * by_values->by[1]);
             const float *restrict from = (const float *)by_out->at + c * by_out->by[0] + y * by_out->by[1];
             for (ptrdiff_t x = 0; x < W; x++)
                 for (int i = 0; i < NEAR; i++)
